@@ -1,0 +1,77 @@
+"""Apply a filter to feature maps, and the adjoint: as matrix products on channels-last features.
+
+A score map is the cross-correlation of a (D, H, W) feature map with a (D, kh, kw) filter, zero padded by k // 2: for even k it
+is one cell larger than the feature map; spec/dimp-atom.md §4.3. Because there is a single output channel, one product
+features (cells × D) · filter (D × kh·kw) followed by adding kh·kw shifted maps needs no unfolded copy of the features; the
+adjoint is the transposed product with the unfolded residuals. That is several times faster than a convolution here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feature maps of S sequences with I samples each, stored channels last."""
+
+    cells: Tensor
+    """(S, I, H·W, D), contiguous."""
+    size: tuple[int, int]
+    """(H, W) of the maps, in cells."""
+
+    @classmethod
+    def from_maps(cls, maps: Tensor) -> Samples:
+        """``maps`` (I, S, D, H, W), or (I, D, H, W) of one sequence."""
+        if maps.dim() == 4:
+            maps = maps[:, None]
+        return cls(maps.permute(1, 0, 3, 4, 2).flatten(2, 3).contiguous(), (maps.shape[-2], maps.shape[-1]))
+
+    @property
+    def count(self) -> int:
+        """I, the number of samples of each sequence."""
+        return self.cells.shape[1]
+
+
+def score_size(size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+    """(H', W') of the score map: one more than the features' side for an even kernel."""
+    return size[0] + 2 * (kernel[0] // 2) - kernel[0] + 1, size[1] + 2 * (kernel[1] // 2) - kernel[1] + 1
+
+
+def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
+    """Scores of every sample: ``weights`` (S, D, kh, kw) -> (S, I, H', W')."""
+    sequences, count, _, _ = samples.cells.shape
+    kernel = (weights.shape[-2], weights.shape[-1])
+    taps = weights.flatten(2).flip(-1)  # (S, D, kh·kw); flipped, because fold scatters
+    products = samples.cells.flatten(1, 2) @ taps  # (S, I·H·W, kh·kw)
+    products = products.view(sequences * count, -1, taps.shape[-1]).transpose(1, 2)  # (S·I, kh·kw, H·W)
+    scores = F.fold(products, score_size(samples.size, kernel), kernel, padding=_fold_padding(kernel))
+    return scores.view(sequences, count, *scores.shape[-2:])
+
+
+def apply_adjoint(samples: Samples, residuals: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Adjoint of :func:`apply_filter`: ``residuals`` (S, I, H', W') -> (S, D, kh, kw)."""
+    sequences, count, cells, channels = samples.cells.shape
+    patches = F.unfold(residuals.flatten(0, 1)[:, None], kernel, padding=_fold_padding(kernel))  # (S·I, kh·kw, H·W)
+    patches = patches.view(sequences, count, -1, cells).transpose(1, 2).flatten(2)  # (S, kh·kw, I·H·W)
+    taps = patches @ samples.cells.view(sequences, count * cells, channels)  # (S, kh·kw, D)
+    return taps.flip(1).transpose(1, 2).reshape(sequences, channels, *kernel)
+
+
+def correlate(maps: Tensor, weights: Tensor) -> Tensor:
+    """One score map per image: ``maps`` (N, D, H, W), own filter each ``weights`` (N, D, kh, kw) -> (N, H', W')."""
+    return apply_filter(Samples.from_maps(maps[None]), weights)[:, 0]
+
+
+def _fold_padding(kernel: tuple[int, int]) -> tuple[int, int]:
+    return kernel[0] - 1 - kernel[0] // 2, kernel[1] - 1 - kernel[1] // 2
+
+
+def instance_l2_norm(x: Tensor, scale: float, eps: float = 1e-5) -> Tensor:
+    """``x`` (B, C, H, W) scaled so that its mean square is scale²; spec §4.1."""
+    power = x.square().sum(dim=(1, 2, 3), keepdim=True) + eps
+    return x * (scale * torch.sqrt(x[0].numel() / power))

@@ -1,0 +1,148 @@
+"""How the golden numbers' inputs are made: the rules of golden/net/README.md §2, §3 and spec/dimp-atom.md appendices B, C."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+G_IOU = {"atom": 2, "dimp18": 2, "dimp50": 2, "prdimp18": 20, "prdimp50": 40, "super_dimp": 40, "super_dimp_simple": 40}
+DIMP_NETWORKS = ("dimp18", "dimp50", "prdimp18", "prdimp50", "super_dimp", "super_dimp_simple")
+
+
+def random_state(seed: int, tag: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(f"{seed}/{tag}".encode()) & 0xFFFFFFFF)  # noqa: NPY002 (the rule is RandomState)
+
+
+def image(tag: str, n: int, h: int, w: int, seed: int) -> Tensor:
+    """(n, 3, h, w) float32, fed to the networks as it is."""
+    low = random_state(seed, tag + "/lo").standard_normal((n, 3, -(-h // 8), -(-w // 8)))
+    low = low.repeat(8, axis=2).repeat(8, axis=3)[:, :, :h, :w]
+    high = random_state(seed, tag + "/hi").standard_normal((n, 3, h, w))
+    return torch.from_numpy((low + 0.5 * high).astype(np.float32))
+
+
+def filled(key: str, shape: tuple[int, ...], seed: int, g_iou: float) -> np.ndarray:
+    """The value of one state-dict tensor, float64; the first rule of the table that fits."""
+    n = np.asarray(random_state(seed, key).standard_normal(shape))
+    last = key.split(".")[-1]
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+    if last == "num_batches_tracked":
+        value = np.zeros(shape)
+    elif last == "running_mean":
+        value = 0.1 * n
+    elif last == "running_var":
+        value = 1 + 0.1 * abs(n)
+    elif last == "log_step_length":
+        value = 0.05 * n
+    elif last == "filter_reg":
+        value = 0.1 + 0.01 * n
+    elif key.endswith(("label_map_predictor.weight", "target_mask_predictor.0.weight", "spatial_weight_predictor.weight")):
+        d = 0.1 * np.arange(shape[1]).reshape(1, -1, 1, 1)
+        if "label" in key:
+            value = np.exp(-0.5 * (d / 0.9) ** 2) + 0.01 * n
+        elif "mask" in key:
+            value = 3 * np.tanh(2 - d) + 0.1 * n
+        else:
+            value = 1 + 0.05 * n
+    elif key.endswith("iou_predictor.weight"):
+        value = g_iou * n / np.sqrt(shape[1])
+    elif key.endswith("iou_predictor.bias"):
+        value = 0.5 + 0.1 * n
+    elif len(shape) >= 2:
+        value = (n - n.mean(axis=tuple(range(1, len(shape))), keepdims=True)) / np.sqrt(fan_in)
+    elif last == "weight":
+        value = 1 + 0.1 * n
+    else:
+        value = 0.1 * n
+    if key.startswith("feature_extractor."):
+        if len(shape) == 4:
+            value = 1.3 * value
+        elif last in ("bias", "running_mean") and len(shape) == 1:
+            value = 0.2 * value
+    return value
+
+
+def fill_network(net: nn.Module, name: str, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Fill every state-dict tensor by the rule; float32 casts the float64 values, float64 keeps them."""
+    net = net.to(dtype).eval()
+    state = {
+        key: torch.from_numpy(np.asarray(filled(key, tuple(tensor.shape), seed, G_IOU[name]))).to(tensor.dtype)
+        for key, tensor in net.state_dict().items()
+    }
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+def appendix_c_fill(net: nn.Module) -> nn.Module:
+    """Spec appendix C: the rule of blocks/golden_nets.json."""
+    state = net.state_dict()
+    for k, key in enumerate(sorted(state)):
+        tensor = state[key]
+        if key.endswith("num_batches_tracked") or "filter_optimizer" in key:
+            continue
+        i = np.arange(tensor.numel(), dtype=np.float64)
+        u = np.sin(12.9898 * i + 78.233 * k) * 43758.5453
+        u = (u - np.floor(u)).reshape(tuple(tensor.shape))
+        if key.endswith("running_mean"):
+            value = np.zeros_like(u)
+        elif key.endswith("running_var"):
+            value = np.ones_like(u)
+        elif tensor.dim() >= 2:
+            value = (u - 0.5) * 2 * np.sqrt(3) * np.sqrt(2 / np.prod(tensor.shape[1:]))
+        elif key.endswith("weight"):
+            value = 0.5 + 0.5 * u
+        else:
+            value = 0.1 * (u - 0.5)
+        state[key] = torch.from_numpy(value).to(tensor.dtype)
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def appendix_c_image(side: int, phase: float) -> Tensor:
+    """(1, 3, side, side), normalised as the networks want it."""
+    y, x = np.mgrid[:side, :side].astype(np.float64)
+    planes = [
+        127.5 + 60 * np.sin(0.11 * x + 0.5 * c + phase) + 60 * np.cos(0.07 * y - 0.3 * c + 0.02 * x + phase) for c in range(3)
+    ]
+    pixels = torch.from_numpy(np.stack(planes).astype(np.float32))[None] / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def fill(*shape: int, a: float = 0.37, b: float = 0.11, amp: float = 1.0) -> Tensor:
+    """Appendix B's filler."""
+    i = np.arange(int(np.prod(shape)), dtype=np.float64)
+    return torch.from_numpy((amp * np.sin(a * i + b)).astype(np.float32).reshape(shape))
+
+
+def block(golden: Path, *keys: str) -> Any:
+    """An entry of blocks/*.json by its keys, wherever it is."""
+    for path in sorted((golden / "blocks").glob("*.json")):
+        value = json.loads(path.read_text())
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                break
+            value = value[key]
+        else:
+            return value
+    raise KeyError(f"{keys} in {golden / 'blocks'}")
+
+
+def tolerance(golden: Path, stem: str, key: str) -> float:
+    """The absolute tolerance that net/tolerances.json suggests."""
+    return float(json.loads((golden / "net" / "tolerances.json").read_text())[stem][key]["suggested_atol"])
+
+
+def compare(got: Any, want: Any, atol: float, what: str) -> None:
+    """Assert |got - want| <= atol everywhere, with a message that says by how much not."""
+    got = np.asarray(got.detach().cpu() if isinstance(got, Tensor) else got, dtype=np.float64)
+    want = np.asarray(want, dtype=np.float64)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
+    worst = float(np.abs(got - want).max()) if got.size else 0.0
+    assert worst <= atol, f"{what}: largest difference {worst:.3e}, tolerance {atol:.3e}, absmax {np.abs(want).max():.3e}"
