@@ -87,7 +87,7 @@ def frame_to_tensor(
 
 def _pixels_of(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(H, W, C) array of any layout -> (1, C, H, W) of ``dtype``, channels-last in memory, which convolutions like."""
-    array = np.require(array, requirements=("C", "W"))  # torch takes neither negative strides nor read-only memory
+    array = array.copy(order="C")  # torch takes neither negative strides nor read-only memory
     return torch.from_numpy(array).to(device).permute(2, 0, 1)[None].to(dtype)
 
 
@@ -138,11 +138,6 @@ class Span:
     outside: bool = False
     """Whether the crop does not touch the image at all; ``read`` is then the nearest border pixel."""
 
-    @property
-    def size(self) -> int:
-        """Pixels read and added together."""
-        return len(range(self.read.start, self.read.stop, self.read.step)) + self.before + self.after
-
 
 @dataclass(frozen=True)
 class Crop:
@@ -155,14 +150,20 @@ class Crop:
     of the downsampling stride (quirk Q3)."""
 
 
+def _strided_length(length: int, stride: int, offset: int) -> int:
+    """Pixels of an axis at ``offset``, ``offset + stride``, ...; one if the first of them lies beyond its end."""
+    return max(1, -((offset - length) // stride))
+
+
 def _span(start: int, stop: int, length: int, stride: int = 1, offset: int = 0) -> Span:
     """Read [start, stop) of every ``stride``-th pixel from ``offset`` of an axis of ``length``, clamped to its ends."""
-    strided = max(1, -(-(length - offset) // stride))
+    strided = _strided_length(length, stride, offset)
     offset = min(offset, length - 1)  # a stride larger than the image can step over it: take its last pixel
     first, last = min(max(start, 0), strided - 1), min(max(stop, 1), strided)  # at least one pixel
     before = min(max(-start, 0), stop - start - 1)
     after = (stop - start) - (last - first) - before
-    read = slice(offset + first * stride, min(offset + (last - 1) * stride + 1, length), stride)
+    begin = offset + first * stride
+    read = slice(begin, begin + (last - first - 1) * stride + 1, min(stride, length))
     return Span(read, before, after, outside=stop <= 0 or start >= strided)
 
 
@@ -208,7 +209,7 @@ def plan_crop(
     spans, lows, highs = [], [], []
     for length, p, n in zip(lengths, centre, counts, strict=True):
         position, offset = divmod(math.trunc(p), stride)
-        strided = max(1, -(-(length - offset) // stride))
+        strided = _strided_length(length, stride, offset)
         low, high = _half_pixel_ends(position, n, strided, inside, config.patch_arithmetic)
         spans.append(_span(_halve(low), _halve(high), length, stride, offset))
         lows.append(stride * low / 2)
@@ -290,8 +291,7 @@ def sample_patch(
     else:
         height, width = image.shape[-2:]
     crop = plan_crop(height, width, pos, sample_size, output_size, config)
-    pixels = _read(image, crop, device, dtype)  # (1, C, rows read, columns read)
-    pixels = _extend(pixels, crop.rows, crop.cols, zeros=mask)  # (1, C, rows, columns)
+    pixels = _cut(image, crop, mask, device, dtype)  # (1, C, rows, columns)
     if output_size is not None and tuple(pixels.shape[-2:]) != tuple(output_size):
         size = [int(s) for s in output_size]
         pixels = F.interpolate(pixels, size, mode="nearest") if mask else _resize(pixels, size)  # (1, C, h, w)
@@ -323,25 +323,32 @@ def sample_scales(
     return torch.cat([patch.pixels for patch in patches]), patches  # (S, C, h, w)
 
 
-def _read(
-    image: Tensor | np.ndarray, crop: Crop, device: torch.device | str | None, dtype: torch.dtype | None
+def _cut(
+    image: Tensor | np.ndarray, crop: Crop, zeros: bool, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Tensor:
-    """The crop's pixels that lie in the image, (1, C, h, w), floating."""
-    if isinstance(image, np.ndarray):
-        part = image[crop.rows.read, crop.cols.read]  # (h, w, C), a view
-        if dtype is None and part.dtype == np.float64:
-            dtype = torch.float64
-        return _pixels_of(part, torch.device(device or "cpu"), dtype or torch.float32)
-    if dtype is None and not image.is_floating_point():
-        dtype = torch.float32
-    return image[..., crop.rows.read, crop.cols.read].to(device=device or image.device, dtype=dtype or image.dtype)
+    """The crop's pixels, (1, C, h, w), floating; beyond the border the border repeated, or zeros."""
+    rows, cols = crop.rows, crop.cols
+    if isinstance(image, np.ndarray):  # extended while still uint8: a quarter of the memory traffic
+        part = image[rows.read, cols.read]  # (h, w, C), a view
+        if zeros and (rows.outside or cols.outside):
+            part = np.zeros_like(part)
+        if rows.before or rows.after or cols.before or cols.after:
+            margins = ((rows.before, rows.after), (cols.before, cols.after), (0, 0))
+            part = np.pad(part, margins, mode="constant" if zeros else "edge")
+        if dtype is None:
+            dtype = torch.float64 if part.dtype == np.float64 else torch.float32
+        return _pixels_of(part, torch.device(device or "cpu"), dtype)
+    if dtype is None:
+        dtype = image.dtype if image.is_floating_point() else torch.float32
+    pixels = image[..., rows.read, cols.read].to(device=device or image.device, dtype=dtype)
+    return _extend(pixels, rows, cols, zeros)
 
 
 def _extend(pixels: Tensor, rows: Span, cols: Span, zeros: bool = False) -> Tensor:
     """Add the pixels beyond the border: repeat the border, or zeros."""
     margins = (cols.before, cols.after, rows.before, rows.after)
     if zeros and (rows.outside or cols.outside):
-        return pixels.new_zeros((*pixels.shape[:2], rows.size, cols.size))
+        pixels = torch.zeros_like(pixels)
     if not any(margins):
         return pixels
     return F.pad(pixels, margins, mode="constant" if zeros else "replicate")
@@ -473,8 +480,9 @@ def make_transforms(
 def apply_transforms(patch: Tensor, transforms: Sequence[Transform], output_size: Sequence[int] | None) -> Tensor:
     """Every transform of ``patch`` (1, C, E, E'), cut to ``output_size`` about its shifted centre: (N, C, h, w).
 
-    ``output_size``: (h, w), None keeps the patch's size. Cuts that reach over the patch repeat its border. Each transform is
-    computed on the cut only, with the numbers it has on the whole patch. Rotations run in float32 on the CPU.
+    ``output_size``: (h, w), None keeps the patch's size. Cuts that reach over the patch repeat its border. Each
+    transform is computed on the cut only, with the numbers it has on the whole patch. Rotations run in float32 on the
+    CPU.
     """
     height, width = output_size if output_size is not None else patch.shape[-2:]
     out = patch.new_empty((len(transforms), patch.shape[1], height, width))  # (N, C, h, w)
@@ -543,12 +551,13 @@ def _rotated(patch: Tensor, rows: slice, cols: slice, angle: float) -> Tensor:
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     rotation = np.array([[cos, sin], [-sin, cos]])  # on (x, y), source to destination
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    offset = centre - rotation @ centre - np.array([cols.start, rows.start])  # destination counted from the cut
+    offset = centre - rotation @ centre
+    # the whole patch, then the cut: OpenCV's float32 coordinates would round otherwise if the origin moved
     warped = cv2.warpAffine(
         patch[0].permute(1, 2, 0).to(device="cpu", dtype=torch.float32).contiguous().numpy(),  # (E, E', C)
         np.concatenate((rotation, offset[:, None]), axis=1),
-        (cols.stop - cols.start, rows.stop - rows.start),
+        (width, height),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
-    ).reshape(rows.stop - rows.start, cols.stop - cols.start, -1)
+    ).reshape(height, width, -1)[rows, cols]
     return torch.from_numpy(warped).to(patch).permute(2, 0, 1)[None]  # (1, C, h, w)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import difflib
 import glob
+import heapq
 import json
 import math
 import os
@@ -119,10 +120,10 @@ class _VideoReader(_Reader):
     """A video file or a network stream, decoded from its start so that frame numbers are exact."""
 
     def __init__(self, url: str, name: str, on_error: OnError, timeout: float | None) -> None:
-        super().__init__(name, on_error)
+        self.remote = timeout is not None
+        super().__init__(name, "skip" if self.remote else on_error)  # what the network loses is recorded, not an error
         import av
 
-        self.remote = timeout is not None
         options = {"rtsp_transport": "tcp"} if url.lower().startswith("rtsp") else {}
         try:
             self.container = av.open(url, options=options, timeout=timeout)
@@ -137,8 +138,6 @@ class _VideoReader(_Reader):
         self.fps = float(rate) if rate else None
         self.live = self.remote and self.container.duration is None
         self.length = None if self.live else stream.frames or None
-        if not self.live:
-            stream.thread_type = "AUTO"  # decodes ahead of the tracker; a live picture should not wait for that
 
     def close(self) -> None:
         self.container.close()
@@ -146,6 +145,7 @@ class _VideoReader(_Reader):
     def pictures(self, start: int) -> Iterator[Frame]:
         first_time: float | None = None
         last_time = 0.0
+        matrix, known = None, False
         for decoded in self._decoded():
             index, self.count = self.count, self.count + 1
             if isinstance(decoded, str):
@@ -157,15 +157,32 @@ class _VideoReader(_Reader):
             if decoded.is_corrupt and not self.remote:
                 self.bad(index, "the picture is damaged")
                 continue
+            if not known:  # once per source: PyAV's side data keeps each frame it is asked of until garbage collection
+                matrix, known = _display_matrix(decoded), True
             if index >= start:
                 seconds = decoded.time - first_time if decoded.time is not None and first_time is not None else None
                 if seconds is None and self.fps:
                     seconds = index / self.fps
-                yield Frame(index, _upright(decoded), seconds, None)
+                yield Frame(index, _upright(decoded.to_ndarray(format="rgb24"), matrix), seconds, None)
         self._check_complete(last_time)
 
     def _decoded(self) -> Iterator[Any]:
-        """Decoded pictures in order; for a packet that cannot be decoded the reason as a string stands in its place."""
+        """Decoded pictures in order; for a packet that cannot be decoded the reason as a string stands in its place.
+
+        Packets come in decoding order and pictures in showing order, so a lost one waits until its time stamp is due.
+        """
+        lost: list[tuple[int, str]] = []
+        for item in self._decoded_or_lost():
+            if isinstance(item, tuple):
+                heapq.heappush(lost, item)
+                continue
+            while lost and (item.pts is None or lost[0][0] < item.pts):
+                yield heapq.heappop(lost)[1]
+            yield item
+        yield from (reason for _, reason in sorted(lost))
+
+    def _decoded_or_lost(self) -> Iterator[Any]:
+        """What each packet gives: pictures, or (time stamp, reason)."""
         import av
 
         self.packets = 0
@@ -185,7 +202,8 @@ class _VideoReader(_Reader):
                 pictures = packet.decode()
             except (av.FFmpegError, OSError) as error:
                 if packet.size > 0 and not self.live:
-                    yield f"it cannot be decoded ({_words(error)})"
+                    stamp = packet.pts if packet.pts is not None else packet.dts
+                    yield (-1 << 62 if stamp is None else stamp), f"it cannot be decoded ({_words(error)})"
                 continue
             yield from pictures
 
@@ -198,7 +216,7 @@ class _VideoReader(_Reader):
         indexed = len(self.stream.index_entries) if "mp4" in self.container.format.name else 0
         seconds = (self.container.duration or 0) / 1e6
         if self.ended is None and self.packets < indexed:
-            self.ended = f"{self.name}: the video is cut short: it holds {self.packets} of {indexed} frames"
+            self.ended = f"{self.name}: the video is cut short: {self.count} of {indexed} frames can be read"
         if self.ended is not None and not self.remote:
             self.bad(self.count, self.ended.removeprefix(f"{self.name}: "))
         if self.ended is None and last_time < 0.9 * seconds - 1:
@@ -214,7 +232,12 @@ class _CameraReader(_Reader):
         super().__init__(f"camera {index}", on_error)
         import cv2
 
-        self.capture = cv2.VideoCapture(index)
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its warnings would stand beside our error
+        try:
+            self.capture = cv2.VideoCapture(index)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
         if not self.capture.isOpened():
             self.capture.release()
             raise VideoError(
@@ -446,7 +469,7 @@ def open_source(
     and record it in ``skipped``. A packet that cannot be decoded counts as one frame, so later frames keep their
     numbers.
     ``timeout``: seconds to wait for a connection or the next picture of a camera or URL. A live source that stops ends
-    the iteration; ``ended`` says why.
+    the iteration; ``ended`` says why. Damage on the way through the network is recorded, never raised.
 
     Raises :class:`VideoError` for what cannot be read and :class:`InputError` for arguments that make no sense.
     """
@@ -573,13 +596,19 @@ def _bgr_to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB))
 
 
-def _upright(decoded: Any) -> np.ndarray:
-    """Picture of a PyAV frame as (H, W, 3) uint8 RGB, turned and mirrored by its display matrix."""
-    image: np.ndarray = decoded.to_ndarray(format="rgb24")
+def _display_matrix(decoded: Any) -> tuple[int, int, int, int] | None:
+    """(a, b, c, d) of a PyAV frame's display matrix: shown x = a x + c y, shown y = b x + d y."""
     data = decoded.side_data.get("DISPLAYMATRIX")
-    if data is not None:
-        # shown x = a x + c y, shown y = b x + d y; only turns by 90 degrees and mirrors are written in practice
-        a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(data), np.int32)[:5])
+    if data is None:
+        return None
+    a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(data), np.int32)[:5])
+    return a, b, c, d
+
+
+def _upright(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    """(H, W, 3) turned and mirrored by its display matrix; only turns by 90 degrees and mirrors occur in practice."""
+    if matrix is not None:
+        a, b, c, d = matrix
         if abs(b) + abs(c) > abs(a) + abs(d):
             image, a, d = image.swapaxes(0, 1), c, b
         image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
@@ -687,6 +716,7 @@ class VideoWriter:
             raise InputError(f"quality is {quality!r}; give 0 (best, largest) to 51")
         if image_suffix not in (".jpg", ".png"):
             raise InputError(f"image_suffix is {image_suffix!r}; give '.jpg' or '.png'")
+        self._rate = Fraction(self.fps).limit_denominator(1001) or Fraction(1, 1001)  # keeps 30000/1001 exact
         self.path = Path(path).expanduser()
         self.quality = quality
         self.image_suffix = image_suffix
@@ -746,7 +776,7 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(fitted, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
-        frame.pts, frame.time_base = self.frames, self._stream.codec_context.time_base
+        frame.pts, frame.time_base = self.frames, 1 / self._rate
         self._container.mux(self._stream.encode(frame))
 
     def _open(self, height: int, width: int) -> None:
@@ -754,10 +784,9 @@ class VideoWriter:
 
         codec, options = _CODECS[self.path.suffix.lower()]
         # Fragments of one second stay playable without the index that an ordinary MP4 gets at its end.
-        fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-        self._container = av.open(str(self.file), "w", options=fragments if self._is_mp4 else {})
-        rate = Fraction(self.fps).limit_denominator(1001) or Fraction(1, 1001)
-        self._stream = self._container.add_stream(codec, rate=rate)
+        fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self._is_mp4 else {}
+        self._container = av.open(str(self.file), "w", options={"flush_packets": "1", **fragments})
+        self._stream = self._container.add_stream(codec, rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         speed = {"preset": "veryfast", "tune": "zerolatency"} if codec == "libx264" else {}
         self._stream.options = {"crf": str(self.quality), "g": str(max(1, round(self.fps))), **speed, **options}

@@ -1,9 +1,9 @@
 """How well boxes agree with ground truth: overlap, success and precision (Wu et al., OTB, TPAMI 2015).
 
-Boxes are (x, y, w, h), read as continuous rectangles: the inter over the union of [x, x + w] × [y, y + h]. The corner's
-origin cancels, so ground truth that counts pixels from 1 (OTB, VOT) is used as distributed, provided that the tracker was
-started with a box of the same file. A frame whose ground truth holds a nan (target absent) is left out everywhere. Whether
-the first frame, where the tracker was given the box, takes part is the caller's choice: ``success_auc(pred[1:], gt[1:])``.
+Boxes are (x, y, w, h), read as continuous rectangles [x, x + w] × [y, y + h]. The corner's origin cancels, so ground
+truth that counts pixels from 1 (OTB, VOT) is used as distributed, provided that the tracker was started with a box of
+the same file. A frame whose ground truth holds a nan (target absent) is left out everywhere. Whether the first frame,
+where the tracker was given the box, takes part is the caller's choice: ``success_auc(pred[1:], gt[1:])``.
 
 Needs numpy only, so that benchmarks can use it beside trackers that live in other environments.
 """
@@ -21,8 +21,8 @@ Array = npt.NDArray[np.float64]
 
 
 def thresholds() -> Array:
-    """(21,) overlap thresholds 0, 0.05, ..., 1, as multiples of 0.05: the last bit decides ties."""
-    return np.arange(21) * 0.05
+    """(21,) overlap thresholds 0, 0.05, ..., 1, as multiples of 0.05 (pysot, got10k)."""
+    return np.arange(21) * np.float64(0.05)
 
 
 def ious(pred: npt.ArrayLike, gt: npt.ArrayLike) -> Array:

@@ -13,7 +13,7 @@ import pickletools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ..errors import WeightsError
 
@@ -77,24 +77,33 @@ class TensorRef:
     """Given for untyped storages only."""
 
 
+def printable(text: str) -> str:
+    """Foreign text for a message: at most 100 characters, control characters and non-ASCII escaped."""
+    return text[:100].encode("unicode_escape").decode("ascii")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Naming one of these is reason enough to refuse a file: no checkpoint needs them, exploits do.
-_DANGEROUS_MODULES = frozenset(
+_DANGEROUS_MODULES = _words(
     "os posix nt sys subprocess shutil socket importlib imp runpy pickle _pickle cPickle marshal ctypes _ctypes code "
     "codeop pty commands webbrowser urllib http ftplib smtplib operator _operator types inspect multiprocessing "
     "threading asyncio signal tempfile io _io pip pdb bdb cProfile profile timeit trace doctest pydoc ensurepip venv "
-    "zipimport zipfile tarfile sqlite3 gc atexit linecache dill cloudpickle joblib requests paramiko".split()
+    "zipimport zipfile tarfile sqlite3 gc atexit linecache dill cloudpickle joblib requests paramiko"
 )
-_SAFE_BUILTINS = frozenset(
+_SAFE_BUILTINS = _words(
     "set frozenset list dict tuple bytearray bytes int float bool str complex object slice range type NoneType "
-    "unicode long".split()
+    "unicode long"
 )
 # Lower-case names that are classes or constructors of plain data: recorded, not refused.
-_DATA_CALLABLES = frozenset(
+_DATA_CALLABLES = _words(
     "numpy.dtype numpy.ndarray numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct "
     "numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer torch.device collections.deque "
     "datetime.datetime datetime.date datetime.time datetime.timedelta functools.partial "
     "torch._utils._rebuild_sparse_tensor torch._utils._rebuild_qtensor torch._utils._rebuild_meta_tensor_no_storage "
-    "torch._utils._rebuild_device_tensor_from_numpy torch._utils._rebuild_nested_tensor".split()
+    "torch._utils._rebuild_device_tensor_from_numpy torch._utils._rebuild_nested_tensor"
 )
 # spec/dimp-atom.md §8: the classes that published checkpoints are known to hold.
 _KNOWN_CLASSES = frozenset(
@@ -115,7 +124,8 @@ _MARK = object()
 class InertUnpickler:
     """Reads one pickle from ``stream`` (at most ``limit`` bytes) with :meth:`load`; see the module's description.
 
-    ``unknown``: names of classes outside of spec/dimp-atom.md §8 that became records.
+    ``unknown``: names of classes outside of spec/dimp-atom.md §8 that became records. ``storages``: the first reference
+    to each storage, by key.
     """
 
     def __init__(self, stream: BinaryIO, limit: int = MAX_PICKLE_BYTES) -> None:
@@ -124,6 +134,7 @@ class InertUnpickler:
         self._memo: dict[int, Any] = {}
         self._work = 0
         self.unknown: set[str] = set()
+        self.storages: dict[str, StorageRef] = {}
 
     def load(self) -> Any:
         """The pickle's object, made of plain values, :class:`Record`, :class:`Global` and :class:`TensorRef`.
@@ -131,15 +142,14 @@ class InertUnpickler:
         Raises :class:`WeightsError` if the stream is damaged, asks for something dangerous, or costs too much.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(self._stream):
+            for opcode, argument, _ in pickletools.genops(cast(BinaryIO, self._stream)):
                 self._charge(1)
                 if opcode.name == "STOP":
                     return self._pop()
                 self._step(opcode.name, argument)
         except (ValueError, LookupError, TypeError, OverflowError, AssertionError, struct.error) as error:
-            raise WeightsError(
-                f"the pickle in the file is damaged ({type(error).__name__}: {str(error)[:200]}); download it again"
-            ) from None
+            told = f"{type(error).__name__}: {printable(str(error))}"
+            raise WeightsError(f"the pickle in the file is damaged ({told}); download it again") from None
         raise WeightsError("the pickle in the file ends without its end mark; download it again")
 
     def _charge(self, amount: int) -> None:
@@ -308,7 +318,10 @@ class InertUnpickler:
         raise WeightsError("the file refers to a tensor by text (protocol 0), which torch.save never does; refused")
 
     def _op_binpersid(self, _: Any) -> None:
-        self._stack.append(_storage(self._pop()))
+        value = _storage(self._pop())
+        if isinstance(value, StorageRef):
+            self.storages.setdefault(value.key, value)
+        self._stack.append(value)
 
     # "Calls" --------------------------------------------------------------------------------------------------------
 
@@ -330,7 +343,7 @@ class InertUnpickler:
         last = function.name.rpartition(".")[2].lstrip("_")
         if name not in _KNOWN_CLASSES and name not in _DATA_CALLABLES:
             if not last[:1].isupper():
-                raise WeightsError(f"the file asks to run {name}; refused, nothing was run")
+                raise WeightsError(f"the file asks to run {printable(name)}; refused, nothing was run")
             self.unknown.add(name)
         return Record(name, args)
 
@@ -359,7 +372,7 @@ def _look_up(module: str, name: str) -> Global:
     is_unsafe_builtin = module == "builtins" and name not in _SAFE_BUILTINS
     is_dangerous = module.partition(".")[0] in _DANGEROUS_MODULES and (module, name) != ("types", "SimpleNamespace")
     if is_dangerous or is_unsafe_builtin:
-        raise WeightsError(f"the file asks to run {module}.{name}; refused, nothing was run")
+        raise WeightsError(f"the file asks to run {printable(f'{module}.{name}')}; refused, nothing was run")
     return Global(module, name)
 
 
@@ -389,8 +402,10 @@ def _length(args: tuple[Any, ...]) -> int:
 
 def _short(value: Any) -> str:
     """Few words for an error message; never the value's own text, which may be endless."""
-    if isinstance(value, (Global, Record)):
-        return str(value)[:100] if isinstance(value, Global) else f"a {value.kind[:100]}"
+    if isinstance(value, Global):
+        return printable(str(value))
+    if isinstance(value, Record):
+        return f"a {printable(value.kind)}"
     return f"a value of type {type(value).__name__}"
 
 
@@ -529,9 +544,9 @@ _RULES: dict[str, Callable[..., Any]] = _TENSOR_RULES | {
 }
 
 _IGNORED = frozenset(("PROTO", "FRAME"))
-_PUSH_ARGUMENT = frozenset(
+_PUSH_ARGUMENT = _words(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT".split()
+    "BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT"
 )
 _PUSH_NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

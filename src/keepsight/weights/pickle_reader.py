@@ -7,6 +7,7 @@ the file before memory is taken. Only the network's own tensors are read; an opt
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from .inert_pickle import MAX_PICKLE_BYTES, Global, InertUnpickler, Record, StorageRef, TensorRef
+from .inert_pickle import MAX_PICKLE_BYTES, Global, InertUnpickler, Record, StorageRef, TensorRef, printable
 
 Format = Literal["zip", "legacy", "safetensors"]
 
@@ -103,7 +104,9 @@ def read_checkpoint(path: str | Path) -> ForeignCheckpoint:
         if looks == "legacy":
             return _read_legacy(file, path)
     if looks == "safetensors":
-        raise WeightsError(f"{path} is a safetensors file, not a checkpoint of torch.save; use read_any or load_weights")
+        raise WeightsError(
+            f"{path} is a safetensors file, not a checkpoint of torch.save; use read_any or load_weights"
+        )
     raise WeightsError(f"{path} holds no weights that can be read: {looks}")
 
 
@@ -121,7 +124,9 @@ def open_weights(path: Path) -> Iterator[BinaryIO]:
         text = str(error)
         raise error if str(path) in text else WeightsError(f"{path}: {text}") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror or error}); check its permissions and disk") from None
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror or error}); check its permissions and disk"
+        ) from None
     except MemoryError:
         raise WeightsError(f"{path} needs more memory than there is") from None
 
@@ -164,7 +169,7 @@ def identify(file: BinaryIO) -> str:
         )
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size - 8:
         return "safetensors"
-    if head[:1] == b"\x80" or head[:1] in b"LI(c]}":  # a pickle of protocol 2 and up, or of protocol 0 and 1
+    if head[:1] == b"\x80" or head.startswith(f"L{LEGACY_MAGIC}L".encode()):  # pickle protocol 2 and up, or 0 and 1
         return "legacy"
     if head.isascii():
         return "it is a text file; download the weights again"
@@ -179,8 +184,8 @@ class _Storages(Protocol):
 
     big_endian: bool
 
-    def read(self, ref: StorageRef, itemsize: int) -> bytearray:
-        """All bytes of a storage, after checking the declared size against the file."""
+    def read(self, key: str, size: int) -> bytearray:
+        """All bytes of a storage; its size in the file must be ``size``, which a hostile file may have made up."""
         ...
 
 
@@ -188,18 +193,10 @@ class _ZipStorages:
     def __init__(self, archive: zipfile.ZipFile, prefix: str, big_endian: bool) -> None:
         self._archive, self._prefix, self.big_endian = archive, prefix, big_endian
 
-    def read(self, ref: StorageRef, itemsize: int) -> bytearray:
-        entry = f"{self._prefix}data/{ref.key}"
-        try:
-            info = self._archive.getinfo(entry)
-        except KeyError:
-            raise WeightsError(f"storage {entry[:80]!r} is not in the file; download it again") from None
-        if info.file_size != ref.numel * itemsize:
-            raise WeightsError(
-                f"storage {entry[:80]!r} has {info.file_size} bytes where {ref.numel} elements of {itemsize} bytes "
-                "are declared; the file is damaged"
-            )
-        return bytearray(self._archive.read(info))
+    def read(self, key: str, size: int) -> bytearray:
+        info = self._archive.NameToInfo.get(f"{self._prefix}data/{key}")
+        _check_storage(key, size, None if info is None else info.file_size)
+        return bytearray(self._archive.read(f"{self._prefix}data/{key}"))
 
 
 _ZIP_ERRORS = (
@@ -213,8 +210,11 @@ def _read_zip(file: BinaryIO, path: Path) -> ForeignCheckpoint:
         with zipfile.ZipFile(file) as archive:
             prefix = _zip_prefix(archive, size)
             order = archive.read(prefix + "byteorder") if prefix + "byteorder" in archive.NameToInfo else b"little"
-            data = archive.open(prefix + "data.pkl")
-            unpickler = InertUnpickler(data, MAX_PICKLE_BYTES)  # type: ignore[arg-type]
+            if archive.getinfo(prefix + "data.pkl").file_size > MAX_PICKLE_BYTES:
+                raise WeightsError(
+                    f"its pickle is longer than {MAX_PICKLE_BYTES:,} bytes, unlike any checkpoint's; refused"
+                )
+            unpickler = InertUnpickler(io.BytesIO(archive.read(prefix + "data.pkl")))
             root = unpickler.load()
             storages = _ZipStorages(archive, prefix, big_endian=order.strip() == b"big")
             return _assemble(root, unpickler.unknown, storages, size, "zip")
@@ -223,7 +223,9 @@ def _read_zip(file: BinaryIO, path: Path) -> ForeignCheckpoint:
             f"{path} is a zip file (torch's container) but damaged or cut short ({str(error)[:100]}); download it again"
         ) from None
     except RuntimeError as error:  # zipfile's word for encrypted entries
-        raise error if isinstance(error, WeightsError) else WeightsError(f"{path} cannot be unpacked: {error}") from None
+        raise (
+            error if isinstance(error, WeightsError) else WeightsError(f"{path} cannot be unpacked: {error}")
+        ) from None
 
 
 def _zip_prefix(archive: zipfile.ZipFile, size: int) -> str:
@@ -239,7 +241,7 @@ def _zip_prefix(archive: zipfile.ZipFile, size: int) -> str:
     if len(set(names)) != len(names) or len(pickles) > 1:
         raise WeightsError("it is a zip file with parts of the same name; refused")
     if not pickles:
-        shown = ", ".join(n[:60] for n in names[:5]) or "nothing"
+        shown = ", ".join(printable(n) for n in names[:5]) or "nothing"
         raise WeightsError(f"it is a zip file but not of torch.save (no data.pkl; it holds {shown}); unpack it first")
     prefix = pickles[0].removesuffix("data.pkl")
     if prefix + "constants.pkl" in names:
@@ -252,7 +254,7 @@ class _LegacyStorages:
 
     def __init__(self, file: BinaryIO, start: int, keys: list[Any], itemsizes: Mapping[str, int], little: bool) -> None:
         self._file, self.big_endian = file, not little
-        self._places: dict[str, tuple[int, int]] = {}  # key -> (position of the first element, count)
+        self._places: dict[str, tuple[int, int]] = {}  # key -> (position, bytes)
         size, position = _file_size(file), start
         for key in keys:
             if not isinstance(key, str) or key in self._places or key not in itemsizes:
@@ -265,38 +267,50 @@ class _LegacyStorages:
                 raise WeightsError(
                     f"it ends after {size} bytes, in the middle of its tensors: the download is incomplete; try again"
                 )
-            self._places[key] = (position + 8, count)
+            self._places[key] = (position + 8, count * itemsizes[key])
             position = end
 
-    def read(self, ref: StorageRef, itemsize: int) -> bytearray:
-        if ref.key not in self._places:
-            raise WeightsError(f"storage {ref.key[:80]!r} is not in the file; download it again")
-        position, count = self._places[ref.key]
-        if count != ref.numel:
-            raise WeightsError(f"storage {ref.key[:80]!r} has {count} elements, {ref.numel} are declared; damaged file")
-        data = bytearray(count * itemsize)
+    def read(self, key: str, size: int) -> bytearray:
+        position, found = self._places.get(key, (0, None))
+        _check_storage(key, size, found)
+        data = bytearray(size)
         self._file.seek(position)
         if self._file.readinto(data) != len(data):  # type: ignore[attr-defined]
             raise WeightsError("it ends in the middle of its tensors: the download is incomplete; try again")
         return data
 
 
+def _check_storage(key: str, declared: int, found: int | None) -> None:
+    if found is None:
+        raise WeightsError(f"storage {printable(key)!r} is not in the file; download it again")
+    if found != declared:
+        raise WeightsError(
+            f"storage {printable(key)!r} has {found} bytes, {declared} are declared; the file is damaged"
+        )
+
+
 def _read_legacy(file: BinaryIO, path: Path) -> ForeignCheckpoint:
     file.seek(0)
     magic = _first_value(file)
-    if magic != LEGACY_MAGIC or InertUnpickler(file).load() != 1001:
+    if magic != LEGACY_MAGIC or _next_pickle(file).load() != 1001:
         raise WeightsError(
             f"{path} is a pickle, but not of torch.save; plain pickles are not read, since they can hold anything"
         )
-    system = InertUnpickler(file).load()
+    system = _next_pickle(file).load()
     little = not isinstance(system, dict) or system.get("little_endian") is not False
-    unpickler = _StorageCollector(file)
+    unpickler = _next_pickle(file)
     root = unpickler.load()
-    keys = InertUnpickler(file).load()
+    keys = _next_pickle(file).load()
     if not isinstance(keys, list):
         raise WeightsError(f"{path}: its list of storages is damaged; download it again")
-    storages = _LegacyStorages(file, file.tell(), keys, unpickler.itemsizes, little)
+    # the layout of the rest cannot be followed without each storage's element size, which only the pickle tells
+    itemsizes = {key: _storage_dtype(ref).itemsize for key, ref in unpickler.storages.items()}
+    storages = _LegacyStorages(file, file.tell(), keys, itemsizes, little)
     return _assemble(root, unpickler.unknown, storages, _file_size(file), "legacy")
+
+
+def _next_pickle(file: BinaryIO) -> InertUnpickler:
+    return InertUnpickler(file, limit=_file_size(file) - file.tell())
 
 
 def _first_value(file: BinaryIO) -> Any:
@@ -306,20 +320,6 @@ def _first_value(file: BinaryIO) -> Any:
         return None
 
 
-class _StorageCollector(InertUnpickler):
-    """Also notes the element size of every storage: the old container's layout cannot be followed without it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream)
-        self.itemsizes: dict[str, int] = {}
-
-    def _op_binpersid(self, argument: Any) -> None:
-        super()._op_binpersid(argument)
-        ref = self._top()
-        if isinstance(ref, StorageRef):
-            self.itemsizes.setdefault(ref.key, _storage_dtype(ref).itemsize)
-
-
 # From references to tensors -------------------------------------------------------------------------------------------
 
 
@@ -327,8 +327,8 @@ def _assemble(root: Any, unknown: set[str], storages: _Storages, size: int, kind
     """Pick the parts that matter out of the file's object and read the network's tensors."""
     if isinstance(root, Record):
         raise WeightsError(
-            f"it holds one whole pickled object of class {root.kind[:100]}, not a state dict; where that class can be "
-            "imported, save `model.state_dict()` instead"
+            f"it holds one whole pickled object of class {printable(root.kind)}, not a state dict; "
+            "where that class can be imported, save `model.state_dict()` instead"
         )
     if not isinstance(root, dict):
         raise WeightsError(f"it holds {_describe(root)}, not a state dict")
@@ -340,10 +340,12 @@ def _assemble(root: Any, unknown: set[str], storages: _Storages, size: int, kind
         other.update({_text(key): _describe(value) for key, value in root.items() if key not in read})
     prefix = "" if name is None else f"{name}."
     other.update({prefix + _text(key): _describe(state_dict[key]) for key in state_dict if key not in refs})
-    other.update({f"class {kind}": "unknown class, kept as inert data" for kind in sorted(unknown)})
-    bad = next((key for key in refs if not isinstance(key, str)), None)
-    if bad is not None:
-        raise WeightsError(f"its state dict has a name that is not text ({_describe(bad)}); not a network's state dict")
+    other.update({f"class {_text(c)}": "unknown class, kept as inert data" for c in sorted(unknown)})
+    bad = [key for key in refs if not isinstance(key, str)]
+    if bad:
+        raise WeightsError(
+            f"its state dict has a name that is not text ({_describe(bad[0])}); not a network's state dict"
+        )
     constructor = _constructor(root["constructor"]) if name is not None and "constructor" in root else None
     if name is not None and constructor is None and root.get("constructor") is not None:
         other["constructor"] = _describe(root["constructor"])
@@ -378,19 +380,21 @@ def _read_tensors(refs: Mapping[str, TensorRef], storages: _Storages, size: int)
         raise WeightsError(
             f"its {len(refs)} tensors claim {claimed:,} bytes, far more than the file's {size:,}; refused"
         )
-    raw: dict[StorageRef, Tensor] = {}  # storage -> (bytes,) uint8, read once
-    taken: set[StorageRef] = set()
+    raw: dict[str, Tensor] = {}  # storage key -> (bytes,) uint8, read once
+    taken: set[str] = set()
     tensors = {}
     for name, ref in refs.items():
-        whole = StorageRef(ref.storage.key, ref.storage.type_name, ref.storage.numel)
-        if whole not in raw:
-            data = storages.read(whole, _storage_dtype(whole).itemsize)
-            raw[whole] = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        tensor = _view(ref, raw[whole], storages.big_endian)
+        key, declared = ref.storage.key, ref.storage.numel * _storage_dtype(ref.storage).itemsize
+        if key not in raw:
+            data = storages.read(key, declared)
+            raw[key] = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        _check_storage(key, declared, raw[key].numel())
+        tensor = _view(ref, raw[key], storages.big_endian)
         # memory of its own for every tensor but a storage's first and only full user, which needs no copy
-        is_whole = tensor.is_contiguous() and tensor.numel() * tensor.element_size() == raw[whole].numel()
-        tensors[name] = tensor if is_whole and whole not in taken else tensor.clone(memory_format=torch.contiguous_format)
-        taken.add(whole)
+        is_whole = tensor.is_contiguous() and tensor.numel() * tensor.element_size() == declared
+        needs_copy = key in taken or not is_whole
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if needs_copy else tensor
+        taken.add(key)
     return tensors
 
 
@@ -401,12 +405,13 @@ def _check_bounds(name: str, ref: TensorRef) -> None:
     available = storage.numel if storage.view_numel is None else storage.view_numel
     values = (*ref.size, *ref.stride, ref.offset, storage.numel, storage.view_offset, available)
     fits_view = storage.view_offset + available <= storage.numel
-    if len(ref.size) != len(ref.stride) or any(not 0 <= v < 1 << 48 for v in values) or not fits_view:
-        raise WeightsError(f"tensor {name[:100]!r} has an impossible shape, stride or offset; the file is damaged")
+    is_vast = math.prod(max(n, 1) for n in ref.size) >= 1 << 48  # overflows even when another side is 0
+    if len(ref.size) != len(ref.stride) or any(not 0 <= v < 1 << 48 for v in values) or not fits_view or is_vast:
+        raise WeightsError(f"tensor {printable(name)!r} has an impossible shape, stride or offset; the file is damaged")
     last = ref.offset + sum((n - 1) * s for n, s in zip(ref.size, ref.stride, strict=True))
     if 0 not in ref.size and (last + 1) * max(per_element, 1) > available:
         raise WeightsError(
-            f"tensor {name[:100]!r} of shape {ref.size} reaches element {last} of a storage with {available}; "
+            f"tensor {printable(name)!r} of shape {ref.size} reaches element {last} of a storage with {available}; "
             "the file is damaged"
         )
 
@@ -429,7 +434,9 @@ def _view(ref: TensorRef, raw: Tensor, big_endian: bool) -> Tensor:
 def _storage_dtype(storage: StorageRef) -> torch.dtype:
     dtype = _STORAGE_DTYPES.get(storage.type_name.rpartition(".")[2])
     if dtype is None:
-        raise WeightsError(f"it has tensors of type {storage.type_name[:60]}, which no tracker uses; cannot be read")
+        raise WeightsError(
+            f"it has tensors of type {printable(storage.type_name)}, which no tracker uses; cannot be read"
+        )
     return dtype
 
 
@@ -438,7 +445,7 @@ def _dtype(ref: TensorRef) -> torch.dtype:
         return _storage_dtype(ref.storage)
     dtype = _NAMED_DTYPES.get(ref.dtype_name)
     if dtype is None or _storage_dtype(ref.storage) != torch.uint8:
-        raise WeightsError(f"it has tensors of type {ref.dtype_name[:60]}, which no tracker uses; cannot be read")
+        raise WeightsError(f"it has tensors of type {printable(ref.dtype_name)}, which no tracker uses; cannot be read")
     return dtype
 
 
@@ -493,20 +500,20 @@ def _describe(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return repr(value[:60])
+        return f"{printable(value[:60])!r}"
     if isinstance(value, TensorRef):
         return f"tensor of shape {value.size}"
     if isinstance(value, Record):
-        return f"object of class {value.kind[:100]}"
+        return f"object of class {printable(value.kind)}"
     if isinstance(value, Global):
-        return f"name {str(value)[:100]}"
+        return f"name {printable(str(value))}"
     if isinstance(value, (dict, list, tuple, set, bytes)):
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__
 
 
 def _text(key: Any) -> str:
-    return key[:100] if isinstance(key, str) else _describe(key)
+    return printable(key) if isinstance(key, str) else _describe(key)
 
 
 def _file_size(file: BinaryIO) -> int:

@@ -1,0 +1,115 @@
+"""The bounded memory of training samples: features, boxes, weights; spec/dimp-atom.md §7.7."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..nn.correlation import Samples
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How many samples are kept and how fast old ones fade."""
+
+    size: int = 50
+    """Number of slots."""
+    learning_rate: float = 0.01
+    """Weight of a new sample."""
+    hard_negative_learning_rate: float = 0.02
+    """Weight of a new sample from a frame with a distractor."""
+    min_init_weight: float = 0.25
+    """The first frame's samples together never weigh less than this, and are then never replaced; 0 turns both off."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"a memory of {self.size} samples cannot hold anything; give at least 1")
+        for name in ("learning_rate", "hard_negative_learning_rate", "min_init_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+
+
+def next_weights(
+    weights: np.ndarray, stored: int, initial: int, previous: int | None, rate: float, min_init_weight: float
+) -> tuple[np.ndarray, int]:
+    """Weights after one insertion, and the slot it goes to; §7.7.
+
+    ``weights``: (M,) float64. ``stored``: insertions so far, the ``initial`` ones included. ``previous``: slot of the last
+    insertion after the initial ones, if any.
+    """
+    weights = weights.copy()
+    keep = initial if min_init_weight > 0 else 0
+    if stored < len(weights):
+        slot = stored
+    else:
+        slot = keep + int(weights[keep:].argmin()) if keep < len(weights) else int(weights.argmin())
+    if stored == 0 or rate == 1:
+        weights[:] = 0
+        weights[0] = 1
+        return weights, 0
+    if previous is None:  # the new sample ends slightly below the rate: quirk Q13
+        weights /= 1 - rate
+        weights[slot] = rate
+    else:
+        weights[slot] = weights[previous] / (1 - rate)
+    weights /= weights.sum()
+    if keep and weights[:keep].sum() < min_init_weight:
+        weights /= min_init_weight + weights[keep:].sum()
+        weights[:keep] = min_init_weight / keep
+    return weights, slot
+
+
+@dataclass
+class SampleMemory:
+    """Training samples of one target; never grows beyond its configured size."""
+
+    config: MemoryConfig
+    cells: Tensor
+    """(1, M, H·W, D) features, channels last."""
+    targets: Tensor
+    """(M, 1, 4) boxes xywh in crop pixels, or (M, 1, H', W') dense labels."""
+    weights: np.ndarray
+    """(M,) float64, sum 1; 0 in free slots."""
+    map_size: tuple[int, int]
+    """(H, W) of the features."""
+    initial: int
+    """Samples of the first frame."""
+    stored: int
+    """Insertions so far; may exceed M."""
+    previous: int | None = None
+    """Slot of the last insertion after the first frame."""
+
+    @classmethod
+    def start(cls, config: MemoryConfig, samples: Samples, targets: Tensor) -> SampleMemory:
+        """A memory with the first frame's ``samples`` (one sequence) and their ``targets`` (I, 1, ...), equally weighted."""
+        count = samples.count
+        if count > config.size:
+            raise InputError(f"the first frame makes {count} samples but the memory has {config.size} slots; enlarge it")
+        cells = samples.cells.new_zeros(1, config.size, *samples.cells.shape[2:])
+        cells[:, :count] = samples.cells
+        kept = targets.new_zeros(config.size, *targets.shape[1:])
+        kept[:count] = targets
+        weights = np.zeros(config.size)
+        weights[:count] = 1 / count
+        return cls(config, cells, kept, weights, samples.size, count, count)
+
+    def insert(self, cells: Tensor, target: Tensor, *, hard_negative: bool = False) -> int:
+        """Store one sample: ``cells`` (H·W, D), ``target`` (1, 4) or (1, H', W'). Returns the slot it went to."""
+        rate = self.config.hard_negative_learning_rate if hard_negative else self.config.learning_rate
+        self.weights, slot = next_weights(
+            self.weights, self.stored, self.initial, self.previous, rate, self.config.min_init_weight
+        )
+        self.cells[0, slot], self.targets[slot] = cells, target
+        self.previous = slot
+        self.stored += 1
+        return slot
+
+    def filled(self) -> tuple[Samples, Tensor, Tensor]:
+        """Samples (views), their targets (n, 1, ...) and weights (n, 1) of the slots in use."""
+        n = min(self.stored, self.config.size)
+        weights = torch.as_tensor(self.weights[:n, None], dtype=self.cells.dtype, device=self.cells.device)
+        return Samples(self.cells[:, :n], self.map_size), self.targets[:n], weights

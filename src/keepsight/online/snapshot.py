@@ -1,0 +1,89 @@
+"""Whole tracker states to and from safetensors: plain data and tensors, no pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import KeepsightError, StateError
+
+FORMAT = "keepsight-state-1"
+
+
+def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """``value`` as JSON data; tensors and arrays in it go to ``tensors`` under their path."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, np.ndarray):
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(value)).clone()
+        return {"array": path}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"fields": {f.name: pack(getattr(value, f.name), tensors, f"{path}.{f.name}") for f in dataclasses.fields(value)}}
+    if isinstance(value, (list, tuple)):
+        return {"items": [pack(v, tensors, f"{path}.{i}") for i, v in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise StateError(f"{path} is a {type(value).__name__}, which a saved state cannot hold")
+
+
+def unpack(data: Any, tensors: dict[str, Tensor], hint: Any, device: torch.device) -> Any:
+    """Inverse of :func:`pack`, with the type annotation ``hint`` saying which dataclass or container to build."""
+    if not isinstance(data, dict):
+        return data
+    if "tensor" in data:
+        # random streams stay on the CPU; everything else goes where the network is
+        tensor = tensors[data["tensor"]]
+        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+    if "array" in data:
+        return tensors[data["array"]].numpy()
+    options = [h for h in typing.get_args(hint) if h is not type(None)] if _is_optional(hint) else [hint]
+    hint = options[0]
+    if "items" in data:
+        args = typing.get_args(hint)
+        inner = args[0] if args else Any
+        items = [unpack(v, tensors, inner, device) for v in data["items"]]
+        return items if typing.get_origin(hint) is list else tuple(items)
+    hints = typing.get_type_hints(hint)
+    return hint(**{name: unpack(v, tensors, hints[name], device) for name, v in data["fields"].items()})
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
+
+
+def save(path: Path, state: Any, identity: dict[str, Any]) -> None:
+    """Write ``state`` with what it belongs to; atomically, so that a full disk leaves the previous file."""
+    from ..weights.store import save_weights
+
+    tensors: dict[str, Tensor] = {}
+    layout = pack(state, tensors)
+    save_weights(path, tensors, {"format": FORMAT, "identity": identity, "layout": layout})
+
+
+def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) -> Any:
+    """Read a state of type ``kind`` that belongs to the same tracker; :class:`StateError` says what differs if not."""
+    from ..weights.store import load_weights
+
+    file = load_weights(path)
+    header = file.header
+    if header.get("format") != FORMAT:
+        raise StateError(f"{path} is not a saved tracker state; make one with tracker.save_state(path)")
+    saved = header["identity"]
+    differs = [k for k in identity if json.dumps(saved.get(k)) != json.dumps(identity[k])]
+    if differs:
+        detail = ", ".join(f"{k}: {saved.get(k)!r} in the file, {identity[k]!r} here" for k in differs)
+        raise StateError(f"{path} belongs to another tracker ({detail}); load the tracker that saved it")
+    try:
+        return unpack(header["layout"], dict(file.tensors), kind, device)
+    except KeepsightError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"{path} is damaged or of another version of keepsight ({error!r}); save the state again") from error

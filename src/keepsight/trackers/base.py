@@ -1,0 +1,181 @@
+"""What every tracker shares: the two verbs, checked input, many targets, saved states."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from ..boxes import Box, check_box, clip_box, state_to_box
+from ..errors import InputError, StateError
+from ..images import check_frame
+from ..online import snapshot
+from ..online.densities import Densities
+from ..online.localise import NOT_FOUND, UNCERTAIN
+from ..online.state import Result, Status
+
+TargetT = TypeVar("TargetT")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a family reports about one target in one frame; :class:`Tracker` makes a :class:`Result` of it."""
+
+    pos: tuple[float, float]
+    """Centre (row, column), pixel index."""
+    size: tuple[float, float]
+    """(h, w) in pixels."""
+    score: float
+    presence: float
+    flag: str
+    updated: bool
+    reason: str
+    mask: np.ndarray | None = None
+
+
+@dataclass
+class Session(Generic[TargetT]):
+    """Everything a tracker remembers between frames."""
+
+    frame_size: tuple[int, int]
+    """(H, W) of the video."""
+    targets: list[TargetT]
+
+
+class Tracker(ABC, Generic[TargetT]):
+    """Keeps sight of one or several targets: ``init(frame, box)``, then ``update(frame)`` for every later frame.
+
+    A frame is RGB uint8 (H, W, 3), numpy or torch; grey (H, W) frames are repeated to three channels, the alpha channel of
+    (H, W, 4) is dropped. A box is (x, y, w, h) in pixels, top-left corner first.
+    """
+
+    session_type: Any
+    """``Session[...]`` of the family, for restoring a saved state."""
+
+    def __init__(self, name: str, device: torch.device, seed: int) -> None:
+        self.name, self.device, self.seed = name, device, seed
+        self._session: Session[TargetT] | None = None
+
+    # --- the public loop ---------------------------------------------------------------------------------------------
+
+    def init(
+        self, frame: Any, box: Sequence[float] | None = None, *, boxes: Sequence[Sequence[float]] | None = None
+    ) -> None:
+        """Start on ``frame`` with the target's ``box``, or several targets' ``boxes``; forgets earlier targets.
+
+        Raises :class:`InputError` for a frame or box that cannot be used (the tracker is then unchanged).
+        """
+        if (box is None) == (boxes is None):
+            raise InputError("give either box=(x, y, w, h) or boxes=[(x, y, w, h), ...]")
+        image = check_frame(frame)
+        height, width = image.shape[:2]
+        given = [box] if box is not None else list(boxes or ())
+        if not given:
+            raise InputError("boxes is empty; give at least one (x, y, w, h)")
+        checked = [check_box(b, height, width) for b in given]  # type: ignore[arg-type]
+        with torch.inference_mode():
+            targets = self._start(image, checked)
+        self._session = Session((height, width), targets)
+
+    def update(self, frame: Any) -> Result:
+        """The target in the next frame. Raises :class:`StateError` before ``init`` or when there are several targets."""
+        if self._session is not None and len(self._session.targets) > 1:
+            raise StateError(f"this tracker follows {len(self._session.targets)} targets; call update_all(frame)")
+        return self.update_all(frame)[0]
+
+    def update_all(self, frame: Any) -> list[Result]:
+        """Every target in the next frame, in the order of ``boxes``.
+
+        Raises :class:`StateError` before ``init``, :class:`InputError` for a frame that cannot be used or has another size
+        than the first; the state is unchanged then, and tracking can go on with the next good frame.
+        """
+        start = time.perf_counter()
+        session = self._current()
+        image = check_frame(frame)
+        height, width = image.shape[:2]
+        if (height, width) != session.frame_size:
+            raise InputError(
+                f"the frame is {width}×{height} but the video began with {session.frame_size[1]}×{session.frame_size[0]}; "
+                "resize the frame to the first one's size, or call init again with a box in the new frame"
+            )
+        with torch.inference_mode():
+            outcomes = self._advance(image, session.targets)
+        spent = (time.perf_counter() - start) * 1000 / len(outcomes)
+        return [self._result(o, height, width, spent) for o in outcomes]
+
+    def reset(self) -> None:
+        """Forget all targets; the next call must be ``init``."""
+        self._session = None
+
+    @property
+    def target_count(self) -> int:
+        """Number of targets being tracked; 0 before ``init``."""
+        return 0 if self._session is None else len(self._session.targets)
+
+    # --- saved states ------------------------------------------------------------------------------------------------
+
+    def save_state(self, path: str | Path) -> None:
+        """Write everything needed to go on after this frame (not the network's weights) to a safetensors file."""
+        snapshot.save(Path(path), self._current(), self._identity())
+
+    def load_state(self, path: str | Path) -> None:
+        """Go on where :meth:`save_state` stopped; the next ``update`` gives what it would have given then.
+
+        Raises :class:`StateError` if the file belongs to another tracker.
+        """
+        with torch.inference_mode():
+            self._session = snapshot.load(Path(path), self.session_type, self._identity(), self.device)
+        self._restored()
+
+    def densities(self) -> list[Densities]:
+        """Predicted densities of each target in the last frame; only of probabilistic trackers (PrDiMP)."""
+        raise InputError(f"{self.name} predicts no densities; use a PrDiMP tracker such as 'prdimp18'")
+
+    # --- what a family fills in --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[TargetT]:
+        """Learn the targets from the first frame, uint8 (H, W, 3)."""
+
+    @abstractmethod
+    def _advance(self, frame: np.ndarray, targets: list[TargetT]) -> list[Outcome]:
+        """Find every target in the next frame and update its state in place."""
+
+    @abstractmethod
+    def _identity(self) -> dict[str, Any]:
+        """JSON data that must agree for a saved state to fit."""
+
+    def _restored(self) -> None:
+        """Called after a state was loaded; drop what was derived from the old one."""
+
+    def _current(self) -> Session[TargetT]:
+        if self._session is None:
+            raise StateError("no target yet; call init(frame, box=(x, y, w, h)) first")
+        return self._session
+
+    def _result(self, outcome: Outcome, height: int, width: int, milliseconds: float) -> Result:
+        box = state_to_box(outcome.pos, outcome.size)
+        status = {NOT_FOUND: Status.LOST, UNCERTAIN: Status.UNCERTAIN}.get(outcome.flag, Status.FOUND)
+        return Result(
+            box=clip_box(box, height, width),
+            box_unclipped=box,
+            score=outcome.score,
+            presence=min(max(outcome.presence, 0.0), 1.0),
+            status=status,
+            flag=outcome.flag,
+            updated=outcome.updated,
+            update_reason=outcome.reason,
+            milliseconds=milliseconds,
+            mask=outcome.mask,
+        )
+
+
+def presence_from_score(score: float, midpoint: float) -> float:
+    """A score above 0 as a number in [0, 1) that is 0.5 at ``midpoint``; monotone, not a calibrated probability."""
+    return score / (score + midpoint) if score > 0 else 0.0

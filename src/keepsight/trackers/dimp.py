@@ -1,0 +1,437 @@
+"""DiMP, PrDiMP and SuperDiMP online; spec/dimp-atom.md §7.
+
+Read top to bottom: the settings, what is remembered about a target, the first frame (§7.1, 7.3), every later frame (§7.5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..boxes import Box, box_to_state
+from ..errors import InputError, nearest_names
+from ..images import (
+    AugmentationConfig,
+    CropConfig,
+    apply_transforms,
+    expanded_size,
+    make_transforms,
+    normalise,
+    sample_patch,
+)
+from ..models.dimp import STRIDE, BackboneFeatures, DiMPNet
+from ..nn.correlation import Samples, correlate
+from ..nn.iou_net import BoxScorer, Modulation, ScoringWeights
+from ..nn.target_filter import gaussian_label, softmax2d
+from ..online.densities import Densities, box_densities
+from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise
+from ..online.memory import MemoryConfig, SampleMemory
+from ..online.random import RandomSource
+from ..online.refine import RefineConfig, ascend, choose, proposals
+from ..online.search import View, centring_offset, clamp_position, initial_scale
+from .base import Outcome, Session, Tracker, presence_from_score
+
+
+@dataclass(frozen=True)
+class DiMPConfig:
+    """Settings of the family; the defaults are dimp18's and dimp50's (spec §7.9)."""
+
+    weights: str = "dimp18"
+    """Name of the published weights."""
+    sample_size: int = 288
+    """Side of the square crop in pixels; a multiple of 32."""
+    search_area_scale: float = 5.0
+    """Side of the search region in target sizes (geometric mean)."""
+    crop: CropConfig = CropConfig()
+    """How the search region becomes a crop."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Augmentation of the first frame."""
+    memory: MemoryConfig = MemoryConfig()
+    """Sample memory."""
+    localisation: LocalisationConfig = LocalisationConfig()
+    """Decision table."""
+    refine: RefineConfig = RefineConfig()
+    """Box refinement."""
+    init_iterations: int = 10
+    """Optimiser iterations on the first frame."""
+    update_iterations: int = 2
+    """Iterations at every scheduled update."""
+    hard_negative_iterations: int = 1
+    """Iterations after a frame with a distractor."""
+    low_score_threshold: float | None = None
+    """A maximum below this gets ``low_score_iterations`` (unless a hard negative); None: never."""
+    low_score_iterations: int = 0
+    """Iterations after a frame with a low score."""
+    train_skipping: int = 20
+    """An update is scheduled every this many frames."""
+    sample_interval: int = 1
+    """A frame is remembered every this many frames (those with a distractor always are)."""
+    modulation_from_augmented: bool = False
+    """Average the overlap predictor's modulation over augmented samples too ('iounet_augmentation')."""
+    update_scale_when_uncertain: bool = True
+    """Let the refined size change the search region's scale in ``uncertain`` frames."""
+    keep_half_pixel_bias: bool = True
+    """Quirk Q2: each refinement moves the box by half a crop pixel; published settings were tuned with it."""
+    keep_stale_position: bool = True
+    """Quirk Q7: if every refined box is rejected, the position of an earlier refinement comes back."""
+    presence_midpoint: float = 0.25
+    """Score at which ``Result.presence`` is 0.5; not a published parameter."""
+
+    def __post_init__(self) -> None:
+        if self.sample_size % 32 or self.sample_size <= 0:
+            raise InputError(f"sample_size is {self.sample_size}; expected a positive multiple of 32 pixels")
+        if self.crop.border_mode == "inside":
+            raise InputError("border_mode 'inside' is not defined for the first frame's crop; use 'inside_major' or 'replicate'")
+        if self.train_skipping < 1 or self.sample_interval < 1:
+            raise InputError("train_skipping and sample_interval count frames; expected at least 1")
+
+
+_WIDE_ROTATIONS = (5, -5, 10, -10, 20, -20, 30, -30, 45, -45, -60, 60)
+_WIDE_BLURS = ((2, 0.2), (0.2, 2), (3, 1), (1, 3), (2, 2))
+
+
+def presets() -> dict[str, DiMPConfig]:
+    """The published settings by name; spec §7.9."""
+    dimp = DiMPConfig()
+    relative = RefineConfig(space="relative", iterations=10, step=2.5e-3)
+    prdimp = replace(
+        dimp, weights="prdimp18", refine=relative, presence_midpoint=0.04,
+        localisation=LocalisationConfig(score_preprocess="softmax", target_not_found=0.04),
+    )  # fmt: skip
+    large = {"sample_size": 352, "search_area_scale": 6.0, "crop": CropConfig("inside_major", 1.5)}
+    wide = AugmentationConfig(rotate=_WIDE_ROTATIONS, blur=_WIDE_BLURS, dropout=(7, 0.2))
+    vot = LocalisationConfig(
+        target_not_found=0.0, distractor=100.0, hard_negative=0.45, displacement_scale=0.7, window=True,
+        window_hard_negatives=True,
+    )  # fmt: skip
+    vot18 = replace(
+        dimp, sample_size=224, search_area_scale=4.0, augmentation=wide, localisation=vot, train_skipping=10,
+        memory=MemoryConfig(250, 0.0075, 0.02, 0.0), init_iterations=25, update_iterations=3, hard_negative_iterations=3,
+    )  # fmt: skip
+    vot19 = replace(
+        dimp, weights="dimp50", sample_size=256, search_area_scale=4.5, localisation=vot, train_skipping=10,
+        augmentation=AugmentationConfig(
+            rotate=(-5, 10, -30, 60), blur=((2, 0.2), (1, 3)), relativeshift=((0.6, 0.6), (-0.6, -0.6)), dropout=(3, 0.2),
+            expansion_factor=1.4,
+        ),
+        memory=MemoryConfig(100, 0.0075, 0.02, 0.0), init_iterations=15, update_iterations=2, hard_negative_iterations=2,
+        refine=RefineConfig(iterations=3),
+    )  # fmt: skip
+    return {
+        "dimp18": dimp,
+        "dimp50": replace(dimp, weights="dimp50"),
+        "prdimp18": prdimp,
+        "prdimp50": replace(prdimp, weights="prdimp50", **large),  # type: ignore[arg-type]
+        "superdimp": replace(dimp, weights="super_dimp", refine=relative, **large),  # type: ignore[arg-type]
+        "superdimp_simple": replace(dimp, weights="super_dimp_simple", refine=relative, **large),  # type: ignore[arg-type]
+        "dimp18_vot18": vot18,
+        "dimp50_vot18": replace(vot18, weights="dimp50"),
+        "dimp50_vot19": vot19,
+        "prdimp50_vot18": replace(
+            vot18, weights="prdimp50", memory=MemoryConfig(250, 0.01, 0.02, 0.0), train_skipping=1, update_iterations=1,
+            hard_negative_iterations=1, refine=relative,
+            localisation=replace(vot, distractor=99999.0, hard_negative=999999.0),
+        ),
+    }  # fmt: skip
+
+
+def preset(name: str) -> DiMPConfig:
+    """One of :func:`presets`; :class:`InputError` names the nearest if there is none."""
+    known = presets()
+    if name not in known:
+        raise InputError(f"no DiMP preset {name!r}; {nearest_names(name, known)}")
+    return known[name]
+
+
+@dataclass
+class DiMPTarget:
+    """Everything remembered about one target."""
+
+    pos: tuple[float, float]
+    """Centre (row, column), pixel index."""
+    size: tuple[float, float]
+    """(h, w) in pixels."""
+    base_size: tuple[float, float]
+    """(h, w) in crop pixels at the first frame."""
+    scale: float
+    """Image pixels per crop pixel of the next search region."""
+    frame: int
+    """Frame counter, 1 at initialisation."""
+    refined_pos: tuple[float, float] | None
+    """Position of the last accepted refinement."""
+    filter: Tensor
+    """(1, D, k, k) target model."""
+    memory: SampleMemory
+    modulation3: Tensor
+    """(1, C) for the overlap predictor's stride-8 level."""
+    modulation4: Tensor
+    """(1, C) for its stride-16 level."""
+    random: RandomSource
+
+
+@dataclass
+class _LastFrame:
+    """What :meth:`DiMPTracker.densities` needs of the frame just tracked; not part of the state."""
+
+    features: BackboneFeatures
+    views: list[View] = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)
+
+
+class DiMPTracker(Tracker[DiMPTarget]):
+    """The family's online loop around a :class:`DiMPNet`."""
+
+    session_type = Session[DiMPTarget]
+
+    def __init__(self, name: str, config: DiMPConfig, net: DiMPNet, device: torch.device, seed: int = 0) -> None:
+        super().__init__(name, device, seed)
+        self.config, self.net_config = config, net.config
+        self.net = net.for_inference().to(device)
+        self.dtype = next(net.parameters()).dtype
+        self.cells = config.sample_size // STRIDE  # F, side of the classifier's features
+        self._scoring: dict[int, tuple[Tensor, ScoringWeights]] = {}  # folded predictor weights of each target
+        self._last: _LastFrame | None = None
+
+    # --- first frame (§7.1, 7.3, 7.7) --------------------------------------------------------------------------------
+
+    def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[DiMPTarget]:
+        self._last = None
+        return [self._learn(frame, box, self._random_source(i)) for i, box in enumerate(boxes)]
+
+    def _random_source(self, index: int) -> RandomSource:
+        return RandomSource.seeded(self.seed, index)
+
+    def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> DiMPTarget:
+        cfg, side = self.config, self.config.sample_size
+        pos, size = box_to_state(box)
+        scale = initial_scale(size, cfg.search_area_scale, side)
+        view = View((float(round(pos[0])), float(round(pos[1]))), scale, side)  # the exact crop is not asked: quirk Q9
+
+        # one expanded patch, every augmentation cut from it
+        expanded = expanded_size((side, side), cfg.augmentation.expansion_factor)
+        patch = sample_patch(
+            frame, view.pos, [scale * e for e in expanded], expanded, CropConfig("replicate", None, cfg.crop.patch_arithmetic),
+            device=self.device, dtype=self.dtype,
+        )  # fmt: skip
+        transforms = make_transforms(cfg.augmentation, (side, side), lambda n: random.uniform(n))
+        crops = normalise(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, 3, Z, Z)
+        features = self._extract(crops)
+        maps = self.net.classifier_features(features)  # (T, D, F, F)
+
+        first = torch.tensor(view.to_crop(pos, size), dtype=self.dtype, device=self.device)
+        shifts = [t.shift for t in transforms]
+        if cfg.augmentation.dropout is not None and cfg.augmentation.dropout[0] > 0:
+            copies, drop = cfg.augmentation.dropout
+            keep = random.keep_channels(copies, maps.shape[1], drop).to(maps)  # (copies, D)
+            maps = torch.cat((maps, maps[:1] * (keep / (1 - drop))[:, :, None, None]))
+            shifts += [transforms[0].shift] * copies
+        offsets = torch.tensor([(dx, dy, 0, 0) for dy, dx in shifts], dtype=self.dtype, device=self.device)
+        boxes = (first + offsets)[:, None]  # (I, 1, 4); mirrored and rotated samples keep the upright box: quirk Q17
+
+        start = self.net.classifier.filter_initializer(maps[:, None], boxes)  # (1, D, k, k)
+        samples = Samples.from_maps(maps)
+        base_size = (size[0] / scale, size[1] / scale)
+        labels = boxes if not self._dense_labels else self._labels(pos, view, base_size, shifts)
+        fit = self.net.classifier.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
+        modulation = self._modulation(features, boxes[:, 0], [t.kind for t in transforms])
+        return DiMPTarget(
+            pos=pos, size=size, base_size=base_size, scale=scale, frame=1, refined_pos=None, filter=fit.weights,
+            memory=SampleMemory.start(cfg.memory, samples, labels), modulation3=modulation.level3,
+            modulation4=modulation.level4, random=random,
+        )  # fmt: skip
+
+    def _modulation(self, features: BackboneFeatures, boxes: Tensor, kinds: list[str]) -> Modulation:
+        """From the identity sample; with ``modulation_from_augmented`` averaged up to the first warped one (§7.8)."""
+        count = 1
+        if self.config.modulation_from_augmented:
+            kept = ("identity", "translation", "fliplr", "flipud", "blur")
+            count = next((i for i, kind in enumerate(kinds) if kind not in kept), len(kinds))
+        rows = features[slice(0, count)]
+        each = self.net.bb_regressor.modulation(rows.layer2, rows.layer3, boxes[:count])
+        return Modulation(each.level3.mean(0, keepdim=True), each.level4.mean(0, keepdim=True))
+
+    # --- every later frame (§7.5) ------------------------------------------------------------------------------------
+
+    def _advance(self, frame: np.ndarray, targets: list[DiMPTarget]) -> list[Outcome]:
+        cfg, side = self.config, self.config.sample_size
+        patches = []
+        for target in targets:
+            target.frame += 1
+            offset = centring_offset(self.cells, self.net.classifier.filter_size, target.scale, side)
+            centre = target.pos[0] + offset, target.pos[1] + offset
+            patches.append(
+                sample_patch(
+                    frame, centre, (target.scale * side,) * 2, (side, side), cfg.crop, device=self.device, dtype=self.dtype
+                )
+            )
+        views = [View(p.position, p.scale, side) for p in patches]
+        pixels = patches[0].pixels if len(patches) == 1 else torch.cat([p.pixels for p in patches])
+        features = self._extract(normalise(pixels))  # one pass for all targets
+        maps = self.net.classifier_features(features)  # (N, D, F, F)
+        filters = targets[0].filter if len(targets) == 1 else torch.cat([t.filter for t in targets])
+        raw = correlate(maps, filters)  # (N, H', W')
+        scores = self._preprocess(raw).cpu().numpy()
+
+        found = []
+        for i, (target, view) in enumerate(zip(targets, views, strict=True)):
+            where = localise(
+                scores[i], cfg.localisation, cell=side / self.cells, output_cells=self.cells, sample_scale=view.scale,
+                sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
+            )  # fmt: skip
+            if where.flag != NOT_FOUND:
+                moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
+                target.pos = clamp_position(moved, target.size, frame.shape[:2])
+            found.append(where)
+        seen = [i for i, where in enumerate(found) if where.flag != NOT_FOUND]
+        self._refine([targets[i] for i in seen], [views[i] for i in seen], [found[i].flag for i in seen], seen, features)
+
+        outcomes = []
+        for i, (target, view, where) in enumerate(zip(targets, views, found, strict=True)):
+            updated, reason = self._update(target, view, maps[i], where.flag, where.max_score)
+            if where.flag != NOT_FOUND and cfg.keep_stale_position and target.refined_pos is not None:
+                target.pos = target.refined_pos
+            presence = presence_from_score(where.max_score, cfg.presence_midpoint)
+            outcomes.append(Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason))
+        self._last = _LastFrame(features, views, list(softmax2d(raw, self._softmax_reg).double().cpu().numpy()))
+        self._observe(raw, outcomes)
+        return outcomes
+
+    def _observe(self, raw_scores: Tensor, outcomes: list[Outcome]) -> None:
+        """Hook for tests and analysis: raw score maps (N, H', W') and outcomes of the frame just tracked."""
+
+    def _extract(self, crops: Tensor) -> BackboneFeatures:
+        return self.net.extract(crops.contiguous(memory_format=torch.channels_last))
+
+    @property
+    def _softmax_reg(self) -> float | None:
+        return self.net_config.softmax_reg
+
+    def _preprocess(self, raw: Tensor) -> Tensor:
+        kind = self.config.localisation.score_preprocess
+        if kind == "softmax":
+            return softmax2d(raw, self._softmax_reg)
+        return torch.exp(raw) if kind == "exp" else raw
+
+    # --- box refinement (§7.8) ---------------------------------------------------------------------------------------
+
+    def _refine(
+        self, targets: list[DiMPTarget], views: list[View], flags: list[str], rows: list[int], features: BackboneFeatures
+    ) -> None:
+        if not targets:
+            return
+        layer2, layer3 = features.layer2, features.layer3
+        if len(rows) < len(layer2):
+            layer2, layer3 = layer2[rows], layer3[rows]
+        test_features = self.net.bb_regressor.test_features(layer2, layer3)
+        for i, (target, view, flag) in enumerate(zip(targets, views, flags, strict=True)):
+            cfg = self.config.refine
+            box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
+            uniforms = target.random.uniform(cfg.random_boxes, 4).to(box) if cfg.random_boxes else None
+            scorer = BoxScorer(self._scoring_weights(target), test_features, i)
+            boxes, values = ascend(scorer, proposals(box, uniforms, cfg), cfg)
+            self._observe_boxes(boxes, values)
+            best = choose(boxes, values, cfg)
+            if best is None:
+                continue  # position, size and scale stay as the classifier left them
+            target.pos, target.size = view.to_image(best.tolist(), self.config.keep_half_pixel_bias)
+            target.refined_pos = target.pos
+            if flag != UNCERTAIN or self.config.update_scale_when_uncertain:
+                base = target.base_size
+                target.scale = float(np.sqrt(target.size[0] * target.size[1] / (base[0] * base[1])))
+
+    def _observe_boxes(self, boxes: Tensor, values: Tensor) -> None:
+        """Hook for tests and analysis: refined boxes (P, 4) and their values (P,) before the choice."""
+
+    def _scoring_weights(self, target: DiMPTarget) -> ScoringWeights:
+        """Folded once per target; kept as long as the modulation is the same tensor."""
+        known = self._scoring.get(id(target))
+        if known is None or known[0] is not target.modulation3:
+            if len(self._scoring) > 64:
+                self._scoring.clear()
+            modulation = Modulation(target.modulation3, target.modulation4)
+            known = (target.modulation3, self.net.bb_regressor.scoring_weights(modulation))
+            self._scoring[id(target)] = known
+        return known[1]
+
+    # --- memory and target model (§7.7, 7.10) ------------------------------------------------------------------------
+
+    def _update(self, target: DiMPTarget, view: View, maps: Tensor, flag: str, score: float) -> tuple[bool, str]:
+        cfg = self.config
+        if flag in (NOT_FOUND, UNCERTAIN):
+            return False, "target lost" if flag == NOT_FOUND else "location uncertain"
+        hard = flag == HARD_NEGATIVE
+        if hard or target.frame % cfg.sample_interval == 0:
+            box = torch.tensor([view.to_crop(target.pos, target.size)], dtype=self.dtype, device=self.device)
+            label = self._labels(target.pos, view, target.base_size, [(0, 0)])[0] if self._dense_labels else box
+            target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=hard)
+        if hard:
+            iterations, reason = cfg.hard_negative_iterations, "hard negative"
+        elif cfg.low_score_threshold is not None and score < cfg.low_score_threshold:
+            iterations, reason = cfg.low_score_iterations, "low score"
+        elif (target.frame - 1) % cfg.train_skipping == 0:
+            iterations, reason = cfg.update_iterations, "scheduled"
+        else:
+            return False, "not due"
+        if iterations == 0:
+            return False, f"{reason}, no iterations configured"
+        samples, labels, weights = target.memory.filled()
+        target.filter = self.net.classifier.filter_optimizer(target.filter, samples, labels, weights, iterations).weights
+        return True, reason
+
+    @property
+    def _dense_labels(self) -> bool:
+        return self.net_config.optimiser == "simple"
+
+    def _labels(
+        self, pos: tuple[float, float], view: View, base_size: tuple[float, float], shifts: list[tuple[int, int]]
+    ) -> Tensor:
+        """Dense Gaussian labels (I, 1, H', W') of SuperDiMP-simple, one for each crop-pixel shift (row, column); §7.10."""
+        cells, side = self.cells, self.config.sample_size
+        sigma = cells / side * float(np.sqrt(base_size[0] * base_size[1])) / 4
+        centre = [cells * ((p - v) / (view.scale * side) + 0.5) for p, v in zip(pos, view.pos, strict=True)]
+        centres = torch.tensor(shifts, dtype=self.dtype, device=self.device) * (cells / side)
+        centres = centres + torch.tensor(centre, dtype=self.dtype, device=self.device)  # (I, 2)
+        size = cells + 1 - self.net.classifier.filter_size % 2
+        return gaussian_label(centres, (size, size), sigma)[:, None]
+
+    # --- densities (PrDiMP, supplement §4) ---------------------------------------------------------------------------
+
+    def densities(self) -> list[Densities]:
+        """p(centre), p(box centre | size) and p(size | centre) of every target in the last frame.
+
+        Raises :class:`InputError` for trackers that are not probabilistic and before the first ``update``.
+        """
+        if self.net_config.optimiser != "prdimp":
+            return super().densities()
+        session = self._current()
+        if self._last is None:
+            raise InputError("no frame tracked yet; call update(frame) before densities()")
+        last, found = self._last, []
+        with torch.inference_mode():
+            test_features = self.net.bb_regressor.test_features(last.features.layer2, last.features.layer3)
+            for i, (target, view) in enumerate(zip(session.targets, last.views, strict=True)):
+                scorer = BoxScorer(self._scoring_weights(target), test_features, i)
+                crop_box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
+                position, offsets, size, factors = box_densities(scorer.score, crop_box)
+                probability = last.probabilities[i]
+                rows, cols = probability.shape
+                top, left = view.point_to_image(-STRIDE / 2, -STRIDE / 2)  # cell n lies at crop pixel 16 n
+                region = Box(left, top, cols * STRIDE * view.scale, rows * STRIDE * view.scale)
+                (row, col), (h, w) = target.pos, target.size
+                box = Box(col - (w - 1) / 2, row - (h - 1) / 2, w, h)
+                found.append(Densities(probability / probability.sum(), region, position, offsets, size, factors, box))
+        return found
+
+    def _identity(self) -> dict[str, Any]:
+        description = json.dumps([dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)])
+        return {"tracker": self.name, "dtype": str(self.dtype), "settings": json.loads(description)}
+
+    def _restored(self) -> None:
+        self._scoring.clear()
+        self._last = None

@@ -1,0 +1,298 @@
+"""Names of weights, where their files lie, what a file holds, and turning a published file into one of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import WeightsError, nearest_names
+from .pickle_reader import Constructor, Format, open_weights
+from .store import (
+    HEADER_KEY,
+    WeightsHeader,
+    non_finite,
+    parse_header,
+    read_any,
+    save_weights,
+    strip_module_prefix,
+)
+
+FOLDER_VARIABLE = "KEEPSIGHT_WEIGHTS"
+"""Environment variable with the folder of weights files."""
+MODEL_ZOO = (
+    "the model zoo of pytracking, the DiMP authors' project (github.com/visionml/pytracking, page MODEL_ZOO.md); "
+    "its files are under their authors' terms"
+)
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One set of weights that a tracker can ask for by name."""
+
+    name: str
+    """Name in this catalogue, e.g. ``super_dimp``."""
+    published_file: str | None
+    """File name under which the authors publish it (spec/dimp-atom.md §7.9); None for our own."""
+    origin: str
+    """Where the published file comes from, in words."""
+    architectures: tuple[str, ...] = ()
+    """What :func:`recognise` says of its state dict."""
+    packaged: bool = False
+    """Whether the file is part of the installed package."""
+
+    @property
+    def file_name(self) -> str:
+        """File name in our own format."""
+        return f"{self.name}.safetensors"
+
+
+_RESNET50_DIMP = "dimp50 or super_dimp"
+
+CATALOG: tuple[CatalogEntry, ...] = (
+    CatalogEntry("dimp-lite", None, "part of the keepsight package", packaged=True),
+    CatalogEntry("dimp18", "dimp18.pth", MODEL_ZOO, ("dimp18",)),
+    CatalogEntry("dimp50", "dimp50.pth", MODEL_ZOO, (_RESNET50_DIMP,)),
+    CatalogEntry("prdimp18", "prdimp18.pth.tar", MODEL_ZOO, ("prdimp18",)),
+    CatalogEntry("prdimp50", "prdimp50.pth.tar", MODEL_ZOO, ("prdimp50",)),
+    CatalogEntry("super_dimp", "super_dimp.pth.tar", MODEL_ZOO, (_RESNET50_DIMP,)),
+    CatalogEntry("super_dimp_simple", "super_dimp_simple.pth.tar", MODEL_ZOO, ("super_dimp_simple",)),
+)
+
+
+@dataclass(frozen=True)
+class WeightsStatus:
+    """Whether one entry of the catalogue is at hand."""
+
+    name: str
+    path: Path
+    """Where the file lies, or where it must lie."""
+    found: bool
+    size: int | None
+    """Bytes, if found."""
+    packaged: bool
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file holds, for ``keepsight weights info FILE``."""
+
+    path: Path
+    format: Format
+    architecture: str | None
+    """Result of :func:`recognise`."""
+    tensors: int
+    """Number of tensors."""
+    parameters: int
+    """Number of values, without the batch-norm statistics (running mean and variance, counters)."""
+    constructor: Constructor | None
+    net_type: str | None
+    epoch: int | None
+    header: WeightsHeader | None
+    """Our own files only."""
+    non_finite: Mapping[str, int]
+    """Tensors with NaN or infinity -> number of such values."""
+    other: Mapping[str, str]
+    """What else the file holds and was not read."""
+
+
+def entry(name: str) -> CatalogEntry:
+    """The catalogue's entry; a tracker's name such as ``superdimp`` works too. :class:`WeightsError` if unknown."""
+    plain = _plain_name(name)
+    for candidate in CATALOG:
+        if _plain_name(candidate.name) == plain:
+            return candidate
+    raise WeightsError(f"no weights are called {name!r}; {nearest_names(name, [e.name for e in CATALOG])}")
+
+
+def weights_folder() -> Path:
+    """Folder of weights files: ``$KEEPSIGHT_WEIGHTS``, else ``keepsight/weights`` in the user's cache folder."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "keepsight" / "weights"
+
+
+def find_weights(name: str) -> Path:
+    """The file of these weights: packaged, converted, or the published file itself lying in :func:`weights_folder`.
+
+    Raises :class:`WeightsError` that says where the published file comes from, the command that converts it and where
+    the result must lie.
+    """
+    wanted = entry(name)
+    for path in _places(wanted):
+        if path.is_file():
+            return path
+    if wanted.packaged:
+        raise WeightsError(
+            f"the weights {wanted.name!r} belong to the package but {_places(wanted)[0]} is absent; "
+            "reinstall it: pip install --force-reinstall keepsight"
+        )
+    target = weights_folder() / wanted.file_name
+    raise WeightsError(
+        f"the weights {wanted.name!r} are not here.\n"
+        f"  1. Get the published file {wanted.published_file} from {wanted.origin}.\n"
+        f"  2. Convert it: keepsight weights convert {wanted.published_file} --out {shlex.quote(str(target))}\n"
+        f"The result must lie at {target} (set {FOLDER_VARIABLE} to use another folder)."
+    )
+
+
+def list_weights() -> list[WeightsStatus]:
+    """Every entry of the catalogue, and whether its file is at hand."""
+    statuses = []
+    for wanted in CATALOG:
+        places = _places(wanted)
+        path = next((p for p in places if p.is_file()), None)
+        size = path.stat().st_size if path is not None else None
+        statuses.append(WeightsStatus(wanted.name, path or places[0], path is not None, size, wanted.packaged))
+    return statuses
+
+
+def describe(path: str | Path) -> WeightsInfo:
+    """What the file holds; :class:`WeightsError` as :func:`read_any`."""
+    path = Path(path)
+    read = read_any(path)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return WeightsInfo(
+        path=path,
+        format=read.format,
+        architecture=recognise(read.tensors),
+        tensors=len(read.tensors),
+        parameters=sum(t.numel() for n, t in read.tensors.items() if not n.endswith(statistics)),
+        constructor=read.constructor,
+        net_type=read.net_type,
+        epoch=read.epoch,
+        header=parse_header(read.metadata, path) if HEADER_KEY in read.metadata else None,
+        non_finite=non_finite(read.tensors),
+        other=read.other,
+    )
+
+
+def convert(
+    path: str | Path,
+    out: str | Path,
+    *,
+    validate: Callable[[dict[str, Tensor], Constructor | None], WeightsHeader],
+    name: str | None = None,
+) -> WeightsHeader:
+    """Turn a published file (or any other weights file) into one of ours at ``out``; returns the header written.
+
+    ``validate(tensors, constructor)`` checks the names and shapes against the network (it raises
+    :class:`WeightsError`) and says what they are; the source's file name and SHA-256 are filled in here. ``name``: an
+    entry of the catalogue that the file claims to be; a file of another architecture is an error.
+    """
+    path, out = Path(path), Path(out)
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"--out {out} must end in .safetensors")
+    read = read_any(path)
+    tensors = strip_module_prefix(read.tensors)
+    if name is not None:
+        _check_architecture(entry(name), recognise(tensors), path)
+    damaged = non_finite(tensors)
+    if damaged:
+        raise WeightsError(f"{path} has NaN or infinite values in {len(damaged)} tensors, first {next(iter(damaged))}")
+    header = validate(tensors, read.constructor)
+    header = replace(header, source_file=path.name, source_sha256=_sha256(path))
+    save_weights(out, tensors, header)
+    return header
+
+
+def recognise(tensors: Mapping[str, Any]) -> str | None:
+    """The architecture that a state dict belongs to, by a few telling names and shapes; None if none is known.
+
+    ``tensors``: name -> anything with a ``shape``. Networks with equal tables are told together, e.g.
+    ``"dimp50 or super_dimp"``.
+    """
+    names = {n.removeprefix("module."): tuple(t.shape) for n, t in tensors.items()}
+    parts = {n.partition(".")[0] for n in names}
+    if {"backbone", "rpn_head"} <= parts:
+        return _recognise_siamese(names, parts)
+    if {"descriptor_extractor", "matcher"} <= parts:
+        return "keep_track"
+    if {"target_model", "label_encoder", "decoder"} <= parts:
+        return _recognise_segmentation(parts)
+    if {"feature_extractor", "bb_regressor"} <= parts:
+        return _recognise_dimp(names, parts)
+    return None
+
+
+def _recognise_siamese(names: Mapping[str, tuple[int, ...]], parts: set[str]) -> str:
+    if "mask_head" in parts:
+        return "siammask_r50_l3"
+    if "backbone.features.0.weight" in names:
+        return "siamrpn_alex"
+    if "backbone.layer5.0.weight" in names:
+        return "siamrpn_alex_train"
+    if "backbone.layer0.0.weight" in names:
+        return "siamrpn_mobilev2_l234"
+    if names.get("neck.downsample2.downsample.0.weight", (256,))[0] == 128:
+        return "siamrpn_r50_l234_lt"
+    return "siamrpn_r50_l234" if "rpn_head.cls_weight" in names else "siamrpn_r50_l234_otb"
+
+
+def _recognise_segmentation(parts: set[str]) -> str:
+    if "box_target_model" in parts:
+        return "rts50_boxinit_variant"
+    if "fusion_module" in parts:
+        return "rts50_concat_variant"
+    if "clf_encoder" in parts:
+        return "rts50"
+    if "target_model_segm" in parts:
+        return "sta"
+    return "lwl_boxinit" if "box_label_encoder" in parts else "lwl_stage1 or lwl_stage2"
+
+
+def _recognise_dimp(names: Mapping[str, tuple[int, ...]], parts: set[str]) -> str | None:
+    deep = "feature_extractor.layer1.0.conv3.weight" in names  # bottleneck blocks: ResNet-50
+    optimiser = "classifier.filter_optimizer."
+    if "classifier" not in parts:
+        return "atom_resnet50" if deep else "atom"
+    if optimiser + "residual_module.filter_reg" in names:
+        return "super_dimp_simple" if deep else None
+    if optimiser + "label_map_predictor.weight" in names:
+        return _RESNET50_DIMP if deep else "dimp18"
+    if optimiser + "log_step_length" in names:
+        return "prdimp50" if deep else "prdimp18"
+    return None
+
+
+def _check_architecture(wanted: CatalogEntry, found: str | None, path: Path) -> None:
+    if wanted.architectures and found not in wanted.architectures:
+        told = f"of {found}" if found is not None else "of no network known here"
+        raise WeightsError(
+            f"{path} holds weights {told}, not of {wanted.name}; give the published file {wanted.published_file}"
+        )
+
+
+def _places(wanted: CatalogEntry) -> list[Path]:
+    """Where the file may lie, best first; the first is where it must lie if it is nowhere."""
+    folder = weights_folder()
+    places = [Path(__file__).parent / "files" / wanted.file_name] if wanted.packaged else []
+    places.append(folder / wanted.file_name)
+    if wanted.published_file is not None:
+        stem = wanted.published_file.partition(".")[0]
+        places += [folder / wanted.published_file, folder / f"{stem}.pth", folder / f"{stem}.pth.tar"]
+    return places
+
+
+def _plain_name(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_weights(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""The whole online loop against golden/net/trace_*: boxes, scores, flags, filters, memory, frame by frame."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import golden_folder
+from golden_rules import compare, fill_network
+
+from keepsight.boxes import state_to_box
+from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.trackers.dimp import DiMPTracker, preset
+
+FAMILY = {
+    "dimp18": "dimp18", "dimp50": "dimp50", "prdimp18": "prdimp18", "prdimp50": "prdimp50", "super_dimp": "superdimp",
+    "super_dimp_simple": "superdimp_simple",
+}  # fmt: skip
+
+
+def traces() -> list[str]:
+    folder = golden_folder()
+    if folder is None:
+        return []
+    cases = json.loads((folder / "net" / "cases.json").read_text())["traces"]
+    return [p.name for p in sorted((folder / "net").glob("trace_*.npz")) if cases[p.name]["tracker"] in FAMILY]
+
+
+class Replay:
+    """Hands out the stored draws in order."""
+
+    def __init__(self, data) -> None:
+        self.draws = [data[k] for k in sorted(k for k in data.files if k.startswith("rnd"))]
+        self.next = 0
+
+    def _take(self, *shape: int) -> torch.Tensor:
+        draw = self.draws[self.next]
+        self.next += 1
+        assert draw.shape == shape, f"draw {self.next - 1} has shape {draw.shape}, asked for {shape}"
+        return torch.from_numpy(draw)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        return self._take(*shape)
+
+    def keep_channels(self, copies: int, channels: int, drop: float) -> torch.Tensor:
+        return self._take(copies, channels)
+
+
+class Recorded(DiMPTracker):
+    """A tracker that plays stored draws and keeps what the golden files hold."""
+
+    def __init__(self, *args, draws, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.draws, self.raw, self.boxes, self.values = draws, [], [], []
+
+    def _random_source(self, index):
+        return self.draws
+
+    def _observe(self, raw_scores, outcomes):
+        self.raw.append(raw_scores[0].numpy().copy())
+
+    def _observe_boxes(self, boxes, values):
+        self.boxes.append(boxes.numpy().copy())
+        self.values.append(values.numpy().copy())
+
+
+def overridden(config, overrides):
+    from dataclasses import replace
+
+    for key, value in overrides.items():
+        if key == "dropout":
+            config = replace(config, augmentation=replace(config.augmentation, dropout=value))
+        elif key == "random_shift_factor":
+            config = replace(config, augmentation=replace(config.augmentation, random_shift_factor=value))
+        elif key == "num_init_random_boxes":
+            config = replace(config, refine=replace(config.refine, random_boxes=value))
+        elif key == "sample_memory_size":
+            config = replace(config, memory=replace(config.memory, size=value))
+        elif key in ("train_skipping", "search_area_scale"):
+            config = replace(config, **{key: value})
+        elif key == "image_sample_size":
+            config = replace(config, sample_size=value)
+        else:
+            raise KeyError(f"override {key!r} is not known to this test")
+    return replace(config, crop=replace(config.crop, patch_arithmetic="float"))
+
+
+def run(golden: Path, name: str, dtype: torch.dtype):
+    data = np.load(golden / "net" / name)
+    case = json.loads((golden / "net" / "cases.json").read_text())["traces"][name]
+    net_name = case["tracker"]
+    config = overridden(preset(FAMILY[net_name]), case["overrides"])
+    net = fill_network(DiMPNet(network_config(net_name)), net_name, int(case["weight_seed"]), dtype)
+    tracker = Recorded(net_name, config, net, torch.device("cpu"), draws=Replay(data))
+    files = sorted((golden / "net" / case["video"]).glob("*.png"))[: case["frames"]]
+    frames = [cv2.imread(str(f))[:, :, ::-1] for f in files]
+    tracker.init(frames[0], box=data["init_bbox"].tolist())
+    start = tracker._current().targets[0]
+    first = {"filter": start.filter.clone(), "boxes": start.memory.targets[: start.memory.stored, 0].clone()}
+    results, scales, positions = [], [], []
+    for frame in frames[1:]:
+        results.append(tracker.update(frame))
+        target = tracker._current().targets[0]
+        scales.append(target.scale)
+        positions.append(target.pos)
+    return data, tracker, first, results, scales, positions
+
+
+@pytest.mark.parametrize("name", traces())
+def test_trace(golden, name):
+    data, tracker, first, results, scales, positions = run(golden, name, torch.float32)
+    listed = json.loads((golden / "net" / "tolerances_traces.json").read_text())[name]
+    target = tracker._current().targets[0]
+    assert [r.flag for r in results] == data["flag"].tolist()
+    per_frame = np.maximum(10 * np.asarray(listed["boxes"]["per_frame"]), 1e-3)
+    for i, result in enumerate(results):
+        compare(result.box_unclipped, data["boxes"][i], per_frame[i], f"frame {i + 1} box")
+    score_scale = float(np.abs(data["score_raw"]).max())
+    compare(np.stack(tracker.raw), data["score_raw"], 1e-5 * score_scale, "raw scores")
+    compare([r.score for r in results], data["max_score"], 1e-5 * float(np.abs(data["max_score"]).max()), "max score")
+    compare(scales, data["target_scale"], 1e-4, "scale")
+    compare(positions, data["pos"], float(per_frame.max()), "position")
+    for key, got in (("filter_init_frame", first["filter"]), ("filter_final", target.filter)):
+        compare(got, data[key], 1e-5 * float(np.abs(data[key]).max()), key)
+    compare(target.modulation3[0][:, None, None], data["iou_mod3"], 1e-5 * float(data["iou_mod3"].max()), "mod3")
+    compare(target.modulation4[0][:, None, None], data["iou_mod4"], 1e-5 * float(data["iou_mod4"].max()), "mod4")
+    if not tracker._dense_labels:
+        compare(first["boxes"], data["target_boxes_init"], 1e-3, "boxes of the first samples")
+    compare(target.memory.weights, data["sample_weights_final"], 1e-6, "sample weights")
+    assert target.memory.stored == int(data["num_stored_final"])
+    assert [len(b) for b in tracker.boxes] == data["iou_counts"].tolist()
+    compare(np.concatenate(tracker.boxes), data["iou_boxes"], float(per_frame.max()), "refined boxes")
+    compare(np.concatenate(tracker.values), data["iou_vals"], 1e-4 * float(np.abs(data["iou_vals"]).max()), "refined values")
+    assert tracker.draws.next == len(tracker.draws.draws)
+
+
+@pytest.mark.parametrize("name", [n for n in traces() if "dimp18" in n])
+def test_trace_in_float64(golden, name):
+    data, tracker, _, results, _, _ = run(golden, name, torch.float64)
+    assert [r.flag for r in results] == data["f64_flag"].tolist()
+    compare([r.box_unclipped for r in results], data["f64_boxes"], 1e-5, "boxes")
+    compare(np.stack(tracker.raw), data["f64_score_raw"], 1e-6 * float(np.abs(data["f64_score_raw"]).max()), "scores")
+
+
+def test_box_is_the_state(golden):
+    assert state_to_box((10.0, 20.0), (5.0, 7.0)) == (17.0, 8.0, 7.0, 5.0)
