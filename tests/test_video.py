@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pytest
 
+from keepsight import video as video_module
 from keepsight.boxes import Box
 from keepsight.errors import InputError, VideoError
 from keepsight.online.state import Result, Status
@@ -51,6 +52,8 @@ def make_video(path: Path, count: int = 30, *, rotation: int | None = None, opti
         stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
         stream.options = {"g": "10", "bf": "2", "crf": "10", "sc_threshold": "0"}
         if rotation is not None:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV cannot write a rotation")
             stream.set_display_rotation(rotation)
         for i in range(count):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(i), format="rgb24")))
@@ -98,6 +101,20 @@ def test_video_attributes(tmp_path: Path) -> None:
     assert image.flags.c_contiguous
     assert frames[0].name is None
     assert list(source) == []  # closed
+
+
+def test_frames_are_freed_without_garbage_collection(tmp_path: Path) -> None:
+    """PyAV frames in reference cycles would pile up between collections: tens of megabytes."""
+    path = make_video(tmp_path / "clip.mp4", 60)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(path) as source:
+            for _ in source:
+                alive = sum(type(o) is av.VideoFrame for o in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive < 15  # the decoder gives out a few at once
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
@@ -151,8 +168,10 @@ def test_truncated_video(tmp_path: Path) -> None:
     assert [f.index for f in seen] == list(range(source.skipped[0][0]))
     assert 10 < len(frames) < 90
     assert [number_of(f.image) for f in frames] == [f.index for f in frames]
-    assert "cut short" in source.skipped[-1][1]
     assert source.ended is not None
+    with av.open(str(cut)) as container:
+        indexed = hasattr(container.streams.video[0], "index_entries")  # from PyAV 18 on
+    assert "cut short" in source.skipped[-1][1] if indexed else "header announces" in source.ended
     assert read_all(cut, end=10)[-1].index == 9  # the damage lies behind the end
 
 
@@ -859,7 +878,12 @@ def test_read_boxes_of_ground_truth(tmp_path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, keepsight.video; print([m for m in ('cv2', 'av', 'torch', 'matplotlib') if m in sys.modules])"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    """The module alone, without what the package's own __init__ loads."""
+    code = (
+        "import sys, types; package = types.ModuleType('keepsight'); package.__path__ = [sys.argv[1]]\n"
+        "sys.modules['keepsight'] = package; import keepsight.video, keepsight.draw\n"
+        "print([m for m in ('cv2', 'av', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    folder = str(Path(video_module.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

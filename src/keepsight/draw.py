@@ -55,7 +55,7 @@ def draw_results(
     palette = tuple(colours or PALETTE)
     out = np.ascontiguousarray(image).copy()
     height, width = out.shape[:2]
-    line = max(1, round(math.hypot(height, width) / 550))
+    line = max(2 if min(height, width) >= 120 else 1, round(math.hypot(height, width) / 550))
     for truth in truths:
         if truth is not None:
             _box(out, truth, TRUTH_COLOUR, max(1, line // 2), dashed=False)
@@ -152,11 +152,11 @@ def _label(
     for text in texts:
         (w, h), base = cv2.getTextSize(text, font, scale, stroke)
         w, h = w + 2 * pad, h + base // 2 + 2 * pad
-        if w <= width and h <= height:
+        if w <= 0.75 * width and h <= 0.3 * height:
             break
     else:
-        return  # a frame of a few pixels: the box alone must do
-    x0, y0, x1, y1 = corners
+        return  # a frame too small for letters: the box alone must do
+    x0, y0, _, y1 = corners
     rim = line // 2 + max(1, line // 2)
     left = min(max(x0 - rim, 0), width - w)
     tops = (y0 - rim - h, y1 + rim + 1, y0 + rim + 1, y0 - rim - 2 * h, y1 + rim + 1 + h)
@@ -186,28 +186,26 @@ def density_panels(image: np.ndarray, densities: Densities, *, height: int = 360
     estimate. Each map runs from black (0) to bright yellow (its own maximum, printed above it); a cross marks the
     maximum, the outline the estimate.
 
-    ``image``: (H, W, 3) uint8 RGB; ``height``: of the maps in pixels. Returns (height + margins, any width, 3) uint8 RGB.
+    ``image``: (H, W, 3) uint8 RGB; ``height``: of the maps in pixels. Returns uint8 RGB with
+    margins around the panels.
     """
     _check_image(image)
     if height < 64:
         raise InputError(f"height is {height}; panels need at least 64 pixels")
     frame = _frame_panel(image, densities, height)
-    position = _map_panel(densities.position, densities.position_offsets, height)
-    size = _map_panel(densities.size[::-1], densities.size_factors, height)  # larger heights on top, as in plots
+    position = _map_panel(densities.position, height)
+    size = _map_panel(densities.size[::-1], height)  # larger heights on top, as in plots
     n = len(densities.position_offsets)
     at = [int(_place(densities.position_offsets, o, n, height)) for o in (-0.5, 0.5)]
     _box(position, (at[0], at[0], at[1] - at[0], at[1] - at[0]), PALETTE[1], 1, dashed=False)
     m = len(densities.size_factors)
-    one = int(_place(np.log(densities.size_factors), 0.0, m, height))
-    _ring(size, (one, height - 1 - one))
-    ticks_b = [
-        (_place(densities.position_offsets, o, n, height), f"{o:+.1f}" if o else "0") for o in (-1, -0.5, 0, 0.5, 1)
-    ]
     logs = np.log(densities.size_factors)
-    ticks_c = [
-        (_place(logs, math.log(f), m, height), t)
-        for f, t in ((1 / 3, "1/3"), (0.5, "1/2"), (1, "1"), (2, "2"), (3, "3"))
-    ]
+    one = int(_place(logs, 0.0, m, height))
+    _ring(size, (one, height - 1 - one))
+    offsets = ((-1, "-1"), (-0.5, "-1/2"), (0, "0"), (0.5, "+1/2"), (1, "+1"))
+    factors = ((1 / 3, "1/3"), (0.5, "1/2"), (1, "1"), (2, "2"), (3, "3"))
+    ticks_b = [(_place(densities.position_offsets, o, n, height), text) for o, text in offsets]
+    ticks_c = [(_place(logs, math.log(f), m, height), text) for f, text in factors]
     flipped = [(height - 1 - at, text) for at, text in ticks_c]
     return _side_by_side(
         [
@@ -254,7 +252,7 @@ def _frame_panel(image: np.ndarray, densities: Densities, height: int) -> np.nda
     return panel
 
 
-def _map_panel(density: np.ndarray, _grid: np.ndarray, height: int) -> np.ndarray:
+def _map_panel(density: np.ndarray, height: int) -> np.ndarray:
     """A density as a square picture with a cross at its maximum."""
     import cv2
 
@@ -299,7 +297,7 @@ def _with_axes(
     height, width = panel.shape[:2]
     scale = max(0.36, height / 800)
     unit = round(36 * scale)  # height of a line of text
-    left = round(2.6 * unit) if ticks_y else unit // 2
+    left = round(3.1 * unit) if ticks_y else unit // 2
     top, right, bottom = round(1.5 * unit), unit // 2, round(2.2 * unit)
     canvas = np.full((top + height + bottom, left + width + right, 3), _DARK, np.uint8)
     canvas[top : top + height, left : left + width] = panel

@@ -151,19 +151,21 @@ class _VideoReader(_Reader):
             if isinstance(decoded, str):
                 self.bad(index, decoded)
                 continue
-            if decoded.time is not None:
-                first_time = decoded.time if first_time is None else first_time
-                last_time = decoded.time - first_time
+            stamp = None if decoded.pts is None else float(decoded.pts * self.stream.time_base)
+            if stamp is not None:
+                first_time = stamp if first_time is None else first_time
+                last_time = stamp - first_time
             if decoded.is_corrupt and not self.remote:
                 self.bad(index, "the picture is damaged")
                 continue
             if not known:  # once per source: PyAV's side data keeps each frame it is asked of until garbage collection
                 matrix, known = _display_matrix(decoded), True
             if index >= start:
-                seconds = decoded.time - first_time if decoded.time is not None and first_time is not None else None
-                if seconds is None and self.fps:
-                    seconds = index / self.fps
-                yield Frame(index, _upright(decoded.to_ndarray(format="rgb24"), matrix), seconds, None)
+                if stamp is not None:
+                    seconds: float | None = last_time
+                else:
+                    seconds = index / self.fps if self.fps else None
+                yield Frame(index, _upright(_rgb(decoded), matrix), seconds, None)
         self._check_complete(last_time)
 
     def _decoded(self) -> Iterator[Any]:
@@ -213,7 +215,9 @@ class _VideoReader(_Reader):
             self.ended = self.ended or f"{self.name}: the stream ended after {self.count} frames"
             return
         # The index of an MP4 lists every packet of the stream; of other formats only the announced duration is known.
-        indexed = len(self.stream.index_entries) if "mp4" in self.container.format.name else 0
+        # (Its header's frame count will not do: it includes frames that an edit list leaves out. Older versions of
+        # PyAV do not show the index; there the duration must do for MP4 too.)
+        indexed = len(getattr(self.stream, "index_entries", ())) if "mp4" in self.container.format.name else 0
         seconds = (self.container.duration or 0) / 1e6
         if self.ended is None and self.packets < indexed:
             self.ended = f"{self.name}: the video is cut short: {self.count} of {indexed} frames can be read"
@@ -232,12 +236,13 @@ class _CameraReader(_Reader):
         super().__init__(f"camera {index}", on_error)
         import cv2
 
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its warnings would stand beside our error
+        log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 keeps the two functions at its top level
+        level = log.getLogLevel()
+        log.setLogLevel(0)  # silent: its warnings would stand beside our error
         try:
             self.capture = cv2.VideoCapture(index)
         finally:
-            cv2.utils.logging.setLogLevel(level)
+            log.setLogLevel(level)
         if not self.capture.isOpened():
             self.capture.release()
             raise VideoError(
@@ -596,6 +601,14 @@ def _bgr_to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB))
 
 
+def _rgb(decoded: Any) -> np.ndarray:
+    """Picture of a PyAV frame as (H, W, 3) uint8 RGB."""
+    # BT.709 by name: older PyAV takes BT.601 unless source and target differ; the target's matrix is not used for RGB.
+    matrix = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if decoded.colorspace == 1 else {}
+    image: np.ndarray = decoded.to_ndarray(format="rgb24", **matrix)
+    return image
+
+
 def _display_matrix(decoded: Any) -> tuple[int, int, int, int] | None:
     """(a, b, c, d) of a PyAV frame's display matrix: shown x = a x + c y, shown y = b x + d y."""
     data = decoded.side_data.get("DISPLAYMATRIX")
@@ -766,7 +779,6 @@ class VideoWriter:
 
     def _write_video(self, image: np.ndarray) -> None:
         import av
-        from av.video.reformatter import ColorRange, Colorspace
 
         if self._container is None:
             self._size = image.shape[:2]
@@ -774,7 +786,7 @@ class VideoWriter:
         assert self._size is not None
         fitted = _even(_letterbox(image, *self._size))
         frame = av.VideoFrame.from_ndarray(fitted, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
         )
         frame.pts, frame.time_base = self.frames, 1 / self._rate
         self._container.mux(self._stream.encode(frame))

@@ -119,15 +119,24 @@ def test_trace(golden, name):
     per_frame = np.maximum(10 * np.asarray(listed["boxes"]["per_frame"]), 1e-3)
     for i, result in enumerate(results):
         compare(result.box_unclipped, data["boxes"][i], per_frame[i], f"frame {i + 1} box")
-    score_scale = float(np.abs(data["score_raw"]).max())
-    compare(np.stack(tracker.raw), data["score_raw"], 1e-5 * score_scale, "raw scores")
-    compare([r.score for r in results], data["max_score"], 1e-5 * float(np.abs(data["max_score"]).max()), "max score")
+
+    def limit(key: str, cap: float = 2e-4) -> float:
+        """1e-5 of the largest value, or eight times what the reference's own float32 costs, but never more than the cap."""
+        scale = float(np.abs(data[key]).max())
+        return max(1e-5 * scale, min(8 * listed[key]["max_abs_diff_f32_f64"], cap * scale))
+
+    # a float32 run may fall on either side of a discontinuity of the optimiser (golden README): compare like with like
+    raw = np.stack(tracker.raw)
+    near = [np.abs(raw - data[k]).max() <= limit("score_raw") for k in ("score_raw", "f64_score_raw")]
+    assert any(near), f"raw scores differ by {np.abs(raw - data['score_raw']).max():.2e}, limit {limit('score_raw'):.2e}"
+    compare([r.score for r in results], data["max_score" if near[0] else "f64_max_score"], limit("max_score"), "max score")
+    cap = 2e-4 if near[0] else 1.0
     compare(scales, data["target_scale"], 1e-4, "scale")
     compare(positions, data["pos"], float(per_frame.max()), "position")
     for key, got in (("filter_init_frame", first["filter"]), ("filter_final", target.filter)):
-        compare(got, data[key], 1e-5 * float(np.abs(data[key]).max()), key)
-    compare(target.modulation3[0][:, None, None], data["iou_mod3"], 1e-5 * float(data["iou_mod3"].max()), "mod3")
-    compare(target.modulation4[0][:, None, None], data["iou_mod4"], 1e-5 * float(data["iou_mod4"].max()), "mod4")
+        compare(got, data[key], limit(key, cap), key)
+    compare(target.modulation3[0][:, None, None], data["iou_mod3"], limit("iou_mod3"), "modulation 3")
+    compare(target.modulation4[0][:, None, None], data["iou_mod4"], limit("iou_mod4"), "modulation 4")
     if not tracker._dense_labels:
         compare(first["boxes"], data["target_boxes_init"], 1e-3, "boxes of the first samples")
     compare(target.memory.weights, data["sample_weights_final"], 1e-6, "sample weights")
@@ -138,12 +147,15 @@ def test_trace(golden, name):
     assert tracker.draws.next == len(tracker.draws.draws)
 
 
-@pytest.mark.parametrize("name", [n for n in traces() if "dimp18" in n])
+@pytest.mark.parametrize("name", traces())
 def test_trace_in_float64(golden, name):
+    """The sharp test: no rounding to hide behind."""
     data, tracker, _, results, _, _ = run(golden, name, torch.float64)
     assert [r.flag for r in results] == data["f64_flag"].tolist()
-    compare([r.box_unclipped for r in results], data["f64_boxes"], 1e-5, "boxes")
-    compare(np.stack(tracker.raw), data["f64_score_raw"], 1e-6 * float(np.abs(data["f64_score_raw"]).max()), "scores")
+    compare([r.box_unclipped for r in results], data["f64_boxes"], 1e-6, "boxes")
+    compare([r.score for r in results], data["f64_max_score"], 1e-7 * float(np.abs(data["f64_max_score"]).max()), "max score")
+    scale = float(np.abs(data["f64_score_raw"]).max())
+    compare(np.stack(tracker.raw), data["f64_score_raw"], 1.2e-7 * scale, "raw scores")  # stored as float32
 
 
 def test_box_is_the_state(golden):

@@ -74,6 +74,23 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+def test_the_new_file_takes_the_old_ones_place_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_weights(tmp_path / "a.safetensors", tensors(), HEADER)
+    before = path.read_bytes()
+    seen = []
+
+    def refuse(source: Path, target: Path) -> None:
+        seen.append((load_weights(source).header.preset, Path(target)))  # whole before it is moved
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(WeightsError, match="Permission denied"):
+        save_weights(path, {"other": torch.ones(3)}, HEADER)
+    assert seen == [("prdimp18", path)]
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
 def test_a_real_write_that_fails_half_way(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="limits on file sizes are a matter of POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

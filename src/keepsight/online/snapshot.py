@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import KeepsightError, StateError
+from ..errors import StateError
+from ..weights.store import WeightsHeader, load_weights, save_weights
 
-FORMAT = "keepsight-state-1"
+FAMILY = "tracker-state"
 
 
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
@@ -60,30 +61,36 @@ def _is_optional(hint: Any) -> bool:
 
 
 def save(path: Path, state: Any, identity: dict[str, Any]) -> None:
-    """Write ``state`` with what it belongs to; atomically, so that a full disk leaves the previous file."""
-    from ..weights.store import save_weights
+    """Write ``state`` with what it belongs to; atomically, so that a full disk leaves the previous file.
 
+    Raises :class:`WeightsError` if the file cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     layout = pack(state, tensors)
-    save_weights(path, tensors, {"format": FORMAT, "identity": identity, "layout": layout})
+    text = json.dumps({"identity": identity, "layout": layout})  # a string: JSON proper has no infinite thresholds
+    save_weights(path, tensors, WeightsHeader(family=FAMILY, preset=str(identity.get("tracker", "")), config={"state": text}))
 
 
 def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) -> Any:
-    """Read a state of type ``kind`` that belongs to the same tracker; :class:`StateError` says what differs if not."""
-    from ..weights.store import load_weights
+    """Read a state of type ``kind`` that belongs to the same tracker.
 
+    Raises :class:`StateError` that says what differs if it does not, :class:`WeightsError` if the file cannot be read.
+    """
     file = load_weights(path)
-    header = file.header
-    if header.get("format") != FORMAT:
-        raise StateError(f"{path} is not a saved tracker state; make one with tracker.save_state(path)")
-    saved = header["identity"]
-    differs = [k for k in identity if json.dumps(saved.get(k)) != json.dumps(identity[k])]
-    if differs:
-        detail = ", ".join(f"{k}: {saved.get(k)!r} in the file, {identity[k]!r} here" for k in differs)
-        raise StateError(f"{path} belongs to another tracker ({detail}); load the tracker that saved it")
+    if file.header.family != FAMILY:
+        raise StateError(f"{path} holds weights, not a tracker state; make one with tracker.save_state(path)")
     try:
-        return unpack(header["layout"], dict(file.tensors), kind, device)
-    except KeepsightError:
-        raise
+        saved = json.loads(file.header.config["state"])
+        theirs = saved["identity"]
+        differs = [k for k in identity if json.dumps(theirs.get(k)) != json.dumps(identity[k])]
+        if not differs:
+            return unpack(saved["layout"], dict(file.tensors), kind, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"{path} is damaged or of another version of keepsight ({error!r}); save the state again") from error
+    detail = "; ".join(f"{k} is {_short(theirs.get(k))} there and {_short(identity[k])} here" for k in differs)
+    raise StateError(f"{path} belongs to another tracker ({detail}); load the tracker that saved it")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."

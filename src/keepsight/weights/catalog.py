@@ -27,10 +27,7 @@ from .store import (
 
 FOLDER_VARIABLE = "KEEPSIGHT_WEIGHTS"
 """Environment variable with the folder of weights files."""
-MODEL_ZOO = (
-    "the model zoo of pytracking, the DiMP authors' project (github.com/visionml/pytracking, page MODEL_ZOO.md); "
-    "its files are under their authors' terms"
-)
+MODEL_ZOO = "the authors' model zoo (the model zoo page of their project pytracking; the files are under its terms)"
 
 
 @dataclass(frozen=True)
@@ -116,12 +113,12 @@ def weights_folder() -> Path:
     """Folder of weights files: ``$KEEPSIGHT_WEIGHTS``, else ``keepsight/weights`` in the user's cache folder."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "keepsight" / "weights"
+    return Path(os.path.expanduser(base)) / "keepsight" / "weights"
 
 
 def find_weights(name: str) -> Path:

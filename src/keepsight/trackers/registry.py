@@ -1,0 +1,203 @@
+"""Tracker names -> trackers: where settings, network and weights come together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, WeightsError, nearest_names
+from ..models.dimp import DiMPNet, DiMPNetConfig, config_from_constructor, network_config
+from ..weights import (
+    Constructor,
+    WeightsHeader,
+    check_keys,
+    find_weights,
+    parse_header,
+    read_any,
+    recognise,
+    strip_module_prefix,
+)
+from ..weights.store import HEADER_KEY
+from . import dimp, dimp_lite
+from .base import Tracker
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tracker name."""
+
+    weights: str
+    """Name of its weights in the catalogue."""
+    default_config: Callable[[], Any]
+    """Network configuration that these weights were published with."""
+    build_net: Callable[[Any], nn.Module]
+    """The network of a configuration, with fresh parameters."""
+    build: Callable[[Any, torch.device, int], Tracker]
+    """The tracker around a network."""
+
+
+def _entries() -> dict[str, _Entry]:
+    entries = {}
+    for name, config in dimp.presets().items():
+        entries[name] = _Entry(
+            config.weights,
+            lambda weights=config.weights: network_config(weights),  # type: ignore[misc]
+            DiMPNet,
+            lambda net, device, seed, name=name, config=config: dimp.DiMPTracker(name, config, net, device, seed),  # type: ignore[misc]
+        )
+    for name, lite in dimp_lite.presets().items():
+        entries[name] = _Entry(
+            "dimp-lite",
+            dimp_lite.LiteNetConfig,
+            dimp_lite.LiteNet,
+            lambda net, device, seed, name=name, config=lite: dimp_lite.LiteTracker(name, config, net, device, seed),  # type: ignore[misc]
+        )
+    return entries
+
+
+def tracker_names() -> tuple[str, ...]:
+    """Every name that :func:`load` takes, the default first."""
+    return tuple(sorted(_entries(), key=lambda n: (n != "dimp-lite", n)))
+
+
+def load(
+    name: str = "dimp-lite", *, weights: str | Path | None = None, device: str | torch.device = "auto", seed: int = 0
+) -> Tracker:
+    """A tracker by name, ready for ``init(frame, box)``.
+
+    ``name``: one of :func:`tracker_names`, or the path of a weights file, whose header says which tracker it is for.
+    ``weights``: None for the tracker's own (packaged, or found as ``keepsight weights list`` shows), a path of a converted or
+    published file, or ``"random"`` for seeded random numbers. ``device``: ``"auto"`` (CUDA, then MPS, then CPU) or any torch
+    device. ``seed``: of every random draw, and of random weights.
+
+    Raises :class:`InputError` for an unknown name or device, :class:`WeightsError` for absent, damaged or unfitting weights.
+    """
+    chosen = choose_device(device)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputError(f"seed is {seed!r}; expected a whole number")
+    entries = _entries()
+    if name not in entries and Path(name).suffix in (".safetensors", ".pth", ".tar", ".pt"):
+        if weights is not None:
+            raise InputError(f"{name!r} is a weights file already; leave weights out, or give a tracker's name")
+        name, weights = tracker_of_weights(name), name
+    if name not in entries:
+        raise InputError(f"no tracker {name!r}; {nearest_names(name, entries)}")
+    entry = entries[name]
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = entry.build_net(entry.default_config())
+    else:
+        path = find_weights(entry.weights) if weights is None else Path(weights)
+        tensors, config = read_network(path, entry.default_config())
+        with torch.device("meta"):
+            net = entry.build_net(config)
+        checked = check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=f"{name} ({path})")
+        net.load_state_dict(checked, strict=True, assign=True)
+    return entry.build(net.eval().requires_grad_(False), chosen, seed)
+
+
+def read_network(path: str | Path, default: Any) -> tuple[dict[str, Tensor], Any]:
+    """Tensors of a weights file and the network configuration that belongs to them.
+
+    The configuration comes from our own header, else from a published file's constructor, else it is ``default``.
+    Raises :class:`WeightsError` if the file is for another kind of network than ``default``.
+    """
+    read = read_any(path)
+    tensors = strip_module_prefix(read.tensors)
+    kind = type(default)
+    if HEADER_KEY in read.metadata:
+        header = parse_header(read.metadata, path)
+        config = _config_from_header(kind, header, path)
+    elif read.constructor is not None and kind is DiMPNetConfig:
+        config = config_from_constructor(read.constructor.fun_name, read.constructor.kwds)
+    else:
+        config = default
+    if isinstance(config, DiMPNetConfig):
+        differs = [f for f in ("backbone", "optimiser") if getattr(config, f) != getattr(default, f)]
+        if differs:
+            given, wanted = ([getattr(c, f) for f in ("backbone", "optimiser")] for c in (config, default))
+            raise WeightsError(f"{path} is a network of {' + '.join(given)}; this tracker needs {' + '.join(wanted)}")
+    return tensors, config
+
+
+def _config_from_header(kind: type, header: WeightsHeader, path: str | Path) -> Any:
+    fields = {f.name for f in dataclasses.fields(kind)}
+    if unknown := set(header.config) - fields:
+        raise WeightsError(
+            f"{path} is for a {header.family} network ({header.preset}), which this tracker cannot use "
+            f"(unknown settings: {sorted(unknown)[:4]})"
+        )
+    return kind(**header.config)
+
+
+def dimp_header(name: str | None) -> Callable[[dict[str, Tensor], Constructor | None], WeightsHeader]:
+    """The check that ``keepsight weights convert`` runs: names and shapes against the network, and what to write on top.
+
+    ``name``: which published network the file is; by default the one that its constructor or its tensors tell.
+    """
+
+    def validate(tensors: dict[str, Tensor], constructor: Constructor | None) -> WeightsHeader:
+        guess = name or _published_name(tensors, constructor)
+        if constructor is not None:
+            config = config_from_constructor(constructor.fun_name, constructor.kwds)
+        else:
+            config = network_config(guess)
+        with torch.device("meta"):
+            net = DiMPNet(config)
+        check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=guess)
+        origin = "published checkpoint" if constructor is None else f"published checkpoint, constructor {constructor.fun_name}"
+        return WeightsHeader(
+            "dimp", guess, dataclasses.asdict(config), source=origin, licence="the authors' terms; ask them before redistributing"
+        )
+
+    return validate
+
+
+def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | None) -> str:
+    """Which published network a state dict is; SuperDiMP and DiMP-50 differ in the constructor's label width only."""
+    found = recognise(tensors)
+    if found is None:
+        raise WeightsError("no known network has these tensors; see `keepsight weights info FILE`")
+    if found == "dimp50 or super_dimp":
+        if constructor is None:
+            raise WeightsError("the file may be dimp50 or super_dimp, which have equal tensors; say which with --name")
+        sigma = config_from_constructor(constructor.fun_name, constructor.kwds).gauss_sigma
+        return "super_dimp" if sigma > 0.91 else "dimp50"
+    network_config(found)  # an error for networks of other families
+    return found
+
+
+def tracker_of_weights(path: str | Path) -> str:
+    """The tracker name that a weights file is for; raises :class:`WeightsError` if that cannot be told."""
+    read = read_any(path)
+    if HEADER_KEY in read.metadata:
+        wanted = parse_header(read.metadata, path).preset
+    else:
+        wanted = _published_name(strip_module_prefix(read.tensors), read.constructor)
+    for name, entry in _entries().items():
+        if entry.weights == wanted:
+            return name
+    raise WeightsError(f"{path} holds {wanted!r}, for which this keepsight has no tracker")
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """``"auto"`` -> CUDA, else MPS, else CPU; anything else as torch reads it, if it is there."""
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise InputError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'") from None
+    return chosen
