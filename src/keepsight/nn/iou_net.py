@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import xywh_to_corners
-from .roi_pool import hat_integrals, pool_corners
+from .roi_pool import pool_corners
 
 STRIDE_3, STRIDE_4 = 8, 16  # of the backbone's layer2 and layer3, which the paper calls blocks 3 and 4
 
@@ -97,6 +97,13 @@ class IoUNet(nn.Module):
         """Test branch up to the pooling: (B, C, H, W) at stride 8 and (B, C, H/2, W/2) at stride 16."""
         return self.conv3_2t(self.conv3_1t(layer2)), self.conv4_2t(self.conv4_1t(layer3))
 
+    def test_branch(self, layer2: Tensor, layer3: Tensor) -> tuple[LevelMap, LevelMap]:
+        """The test branch of one image (1, C2, H, W), (1, C3, H/2, W/2), to be computed only around the boxes asked for."""
+        return (
+            LevelMap(layer2, nn.Sequential(self.conv3_1t, self.conv3_2t)),
+            LevelMap(layer3, nn.Sequential(self.conv4_1t, self.conv4_2t)),
+        )
+
     def predict(self, modulation: Modulation, test_features: tuple[Tensor, Tensor], boxes: Tensor) -> Tensor:
         """Scores (B, P) of ``boxes`` (B, P, 4) xywh in crop pixels; differentiable in everything."""
         corners = xywh_to_corners(boxes)
@@ -115,7 +122,7 @@ class IoUNet(nn.Module):
         ):
             weight, bias = block.folded()
             weight = weight.view(len(weight), -1, bins, bins) * factors[:, None, None]  # pooling is linear: modulate after it
-            weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()  # (out, bins·bins·C), channels last
+            weight = weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()  # (bins·bins, C, out)
             levels.append(LevelWeights(weight.detach(), bias.detach(), out.detach(), bins, stride))
         return ScoringWeights(levels[0], levels[1], self.iou_predictor.bias.detach())
 
@@ -125,7 +132,7 @@ class LevelWeights:
     """One pooling level of the predictor with everything linear folded together."""
 
     weight: Tensor
-    """(out, bins·bins·C)"""
+    """(bins·bins, C, out)"""
     bias: Tensor
     """(out,)"""
     out: Tensor
@@ -143,6 +150,33 @@ class ScoringWeights:
     bias: Tensor
 
 
+@dataclass(frozen=True)
+class LevelMap:
+    """A test-branch map that is computed where it is needed: the boxes of a frame touch a small part of it."""
+
+    source: Tensor
+    """(1, C, H, W)"""
+    layers: nn.Sequential | None = None
+    """Two 3×3 convolutions with padding 1 that make the map of ``source``; None if ``source`` is the map."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W), which the convolutions keep."""
+        return self.source.shape[-2], self.source.shape[-1]
+
+    def cells(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """The map's rows [top, bottom) and columns [left, right) as (h, w, C), contiguous."""
+        height, width = self.size
+        if self.layers is None:
+            part = self.source[0, :, top:bottom, left:right]
+        else:
+            # two cells of context: a cut inside the map spoils one ring per convolution, the map's own border is right
+            y0, y1 = max(top - 2, 0), min(bottom + 2, height)
+            x0, x1 = max(left - 2, 0), min(right + 2, width)
+            part = self.layers(self.source[:, :, y0:y1, x0:x1])[0, :, top - y0 : bottom - y0, left - x0 : right - x0]
+        return part.permute(1, 2, 0).contiguous()
+
+
 class BoxScorer:
     """Scores of boxes for one target in one frame, with their gradient, in closed form.
 
@@ -150,111 +184,114 @@ class BoxScorer:
     touches.
     """
 
-    def __init__(self, weights: ScoringWeights, test_features: tuple[Tensor, Tensor], index: int = 0) -> None:
-        """``test_features`` of the frame as :meth:`IoUNet.test_features` gives them; ``index``: this target's row in them."""
+    def __init__(self, weights: ScoringWeights, maps: tuple[LevelMap, LevelMap]) -> None:
         self.bias = weights.bias
-        self.levels = (
-            _LevelScorer(weights.level3, test_features[0][index]),
-            _LevelScorer(weights.level4, test_features[1][index]),
-        )
+        self.levels = (_LevelScorer(weights.level3, maps[0]), _LevelScorer(weights.level4, maps[1]))
 
     def score(self, boxes: Tensor) -> Tensor:
         """``boxes`` (P, 4) xywh in crop pixels -> (P,)."""
-        return self.bias + sum(level.score(boxes)[0] for level in self.levels)
+        return self.bias + self.levels[0].forward(boxes).score + self.levels[1].forward(boxes).score
 
     def score_and_gradient(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (P,) and d score / d (x, y, w, h) of each box (P, 4)."""
-        (score3, back3), (score4, back4) = (level.score(boxes) for level in self.levels)
-        return self.bias + score3 + score4, back3() + back4()
+        passes = [level.forward(boxes) for level in self.levels]
+        by_corner = sum(level.backward(p) for level, p in zip(self.levels, passes, strict=True))  # (P, 2 ends, 2 axes)
+        low, high = by_corner[:, 0], by_corner[:, 1]  # type: ignore[index]
+        return self.bias + passes[0].score + passes[1].score, torch.cat((low + high, high), dim=1)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the backward pass needs of a forward pass over P boxes; letters as in spec §2."""
+
+    score: Tensor  # (P,)
+    extent: Tensor  # (P, 2) y, x, in cells
+    inverse: Tensor  # (P,) 1 / bin area, 0 without area
+    hat: Tensor  # (P, 2 axes, 2 ends, bins, L) hat functions at both ends of every bin
+    along_y: Tensor  # (P, bins, Ly) integrals, divided by the bin area
+    along_x: Tensor  # (P, bins, Lx)
+    mean: Tensor  # (P, bins, bins, Ly, Lx) share of every cell in every bin's mean
+    hidden: Tensor  # (P, out) before the ReLU
 
 
 class _LevelScorer:
-    """Pool, linear, ReLU, linear at one level; spec §2 gives the gradient of the pooling."""
+    """Pool, linear, ReLU, linear at one level.
 
-    def __init__(self, weights: LevelWeights, features: Tensor) -> None:
-        self.weights = weights
-        self.features = features.permute(1, 2, 0)  # (H, W, C), free for channels-last maps
-        self.window: tuple[int, int, int, int] | None = None  # cells [top, bottom) × [left, right) held in self.cells
-        self.cells = self.features
-
-    def _cut_window(self, corners: Tensor) -> None:
-        """Keep a compact copy of the cells that the boxes can touch; boxes move little between calls, so it is rarely renewed."""
-        height, width, _ = self.features.shape
-        low, high = corners[:, :2].amin(0).tolist(), corners[:, 2:].amax(0).tolist()
-
-        def clip(value: float, limit: int) -> int:
-            return int(min(max(value, 0.0), float(limit)))
-
-        need = clip(low[1] - 1, height), clip(high[1] + 2, height), clip(low[0] - 1, width), clip(high[0] + 2, width)
-        have = self.window
-        if have is not None and have[0] <= need[0] and have[1] >= need[1] and have[2] <= need[2] and have[3] >= need[3]:
-            return
-        slack = 2
-        top, left = max(need[0] - slack, 0), max(need[2] - slack, 0)
-        bottom, right = min(need[1] + slack, height), min(need[3] + slack, width)
-        bottom, right = max(bottom, top + 1), max(right, left + 1)
-        top, left = min(top, bottom - 1, height - 1), min(left, right - 1, width - 1)
-        self.window = top, bottom, left, right
-        self.cells = self.features[top:bottom, left:right].contiguous()  # (h, w, C)
-
-    def score(self, boxes: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        """This level's part of the scores (P,), and a function for the gradient (P, 4) by x, y, w, h."""
-        bins, stride = self.weights.bins, self.weights.stride
-        corners = xywh_to_corners(boxes) / stride
-        corners[:, 2:] = torch.maximum(corners[:, 2:], corners[:, :2])
-        self._cut_window(corners)
-        top, _, left, _ = self.window  # type: ignore[misc]
-        height, width, channels = self.cells.shape
-        count = len(boxes)
-        origin = corners.new_tensor([left, top])
-        low, high = corners[:, :2] - origin, corners[:, 2:] - origin  # (P, 2) as x, y, in window cells
-        along_x = hat_integrals(low[:, 0], high[:, 0], bins, width)  # (P, bins, w)
-        along_y = hat_integrals(low[:, 1], high[:, 1], bins, height)  # (P, bins, h)
-        side = (high - low) / bins  # (P, 2), of one bin
-        area = side.prod(dim=1)
-        inverse = torch.where(area > 0, 1 / area.clamp(min=torch.finfo(area.dtype).tiny), torch.zeros_like(area))  # (P,)
-        along_y = along_y * inverse[:, None, None]
-        rows = (along_y.view(count * bins, height) @ self.cells.view(height, width * channels)).view(
-            count * bins, width, channels
-        )
-        along_x_rows = along_x[:, None].expand(count, bins, bins, width).reshape(count * bins, bins, width)
-        pooled = torch.bmm(along_x_rows, rows)  # (P·bins rows, bins columns, C)
-        hidden = torch.addmm(self.weights.bias, pooled.view(count, -1), self.weights.weight.T)  # (P, out)
-        score = hidden.clamp(min=0) @ self.weights.out
-
-        def backward() -> Tensor:
-            grad_hidden = self.weights.out * (hidden > 0)  # (P, out)
-            grad_pooled = (grad_hidden @ self.weights.weight).view(count * bins, bins, channels)
-            # d score / d along_x: columns of the pooled map against the row-pooled cells, summed over the bin rows
-            grad_x = torch.bmm(grad_pooled, rows.transpose(1, 2)).view(count, bins, bins, width).sum(dim=1)
-            spread = torch.bmm(along_x_rows.transpose(1, 2), grad_pooled)  # (P·bins, w, C)
-            grad_y = (spread.view(count * bins, -1) @ self.cells.view(height, -1).T).view(count, bins, height)
-            total = (grad_pooled * pooled).sum(dim=2).view(count, -1).sum(dim=1)  # Σ gradient · value, for d inverse
-            x0, x1 = _edge_gradient(grad_x, low[:, 0], high[:, 0], total, area)
-            y0, y1 = _edge_gradient(grad_y * inverse[:, None, None], low[:, 1], high[:, 1], total, area)
-            return torch.stack((x0 + x1, y0 + y1, x1, y1), dim=1) / stride
-
-        return score, backward
-
-
-
-
-
-def _edge_gradient(grad: Tensor, low: Tensor, high: Tensor, total: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient by the two ends (P,) of an axis, from the gradient by its hat integrals ``grad`` (P, bins, length).
-
-    ``total``: Σ gradient · value of the box, because the mean divides by the extent.
+    Pooling and the first linear layer are both linear in the map, so the cells that bin (k, q) of any box can touch are put
+    through the bin's own slice of that layer once (``table``); after that a box costs its shares of a few cells per bin,
+    not a product with the whole layer, forward and backward.
     """
-    bins, length = grad.shape[1:]
-    part = torch.arange(bins + 1, dtype=grad.dtype, device=grad.device) / bins
-    edges = low[:, None] + part * (high - low)[:, None]  # (P, bins + 1)
-    hat = (1 - (edges[..., None] - torch.arange(length, dtype=grad.dtype, device=grad.device)).abs()).clamp(min=0)
-    step = F.pad(grad, (0, 0, 1, 0)) - F.pad(grad, (0, 0, 0, 1))  # bin ending at the edge minus bin starting there
-    by_edge = (hat * step).sum(dim=2)  # (P, bins + 1)
-    usable = area > 0
-    extent = torch.where(usable, high - low, torch.ones_like(low))
-    by_extent = torch.where(usable, total / extent, torch.zeros_like(total))
-    by_low = (by_edge * (1 - part)).sum(dim=1) + by_extent
-    by_high = (by_edge * part).sum(dim=1) - by_extent
-    zero = torch.zeros_like(by_low)
-    return torch.where(usable, by_low, zero), torch.where(usable, by_high, zero)
+
+    def __init__(self, weights: LevelWeights, level: LevelMap) -> None:
+        self.weights, self.level = weights, level
+        like = {"dtype": level.source.dtype, "device": level.source.device}
+        bins = weights.bins
+        self.part = torch.arange(bins + 1, **like) / bins  # (bins + 1,)
+        self.size = torch.tensor(level.size, **like)  # (2,) y, x
+        self.slack = 0
+        self.first = torch.zeros(2, bins, **like)  # (2, bins) first cell of each bin row and column in the table
+        self.last = self.first - 1  # one behind the last
+        self.grid = self.first
+        self.lengths = (0, 0)
+        self.table = level.source.new_zeros(0, 0)
+
+    def _tabulate(self, starts: Tensor, ends: Tensor) -> None:
+        """Have the table cover all cells that bins from ``starts`` to ``ends`` (P, 2, bins) touch."""
+        limit = self.size[:, None]
+        first = torch.minimum(starts.amin(0).floor().clamp(min=0), limit - 1)  # (2, bins)
+        last = torch.minimum(ends.amax(0).ceil() + 1, limit)
+        last = torch.maximum(last, first + 1)
+        if bool((first >= self.first).all() and (last <= self.last).all()):
+            return
+        # room to move: one cell at first, then five; boxes that wander farther get the whole map
+        self.slack = 4 * self.slack + 1
+        first = (first - self.slack).clamp(min=0)
+        last = torch.minimum(last + self.slack, limit)
+        length = (last - first).amax(1, keepdim=True)  # (2, 1), the same for all bins of an axis
+        self.first = torch.minimum(first, limit - length)
+        self.last = self.first + length
+        (rows, cols), (height, width) = self.first.long().tolist(), length[:, 0].long().tolist()
+        self.lengths = height, width
+        top, left = min(rows), min(cols)
+        cells = self.level.cells(top, max(rows) + height, left, max(cols) + width)  # (h, w, C)
+        blocks = [cells[y - top : y - top + height, x - left : x - left + width].flatten(0, 1) for y in rows for x in cols]
+        self.table = torch.bmm(torch.stack(blocks), self.weights.weight).flatten(0, 1)  # (bins·bins·Ly·Lx, out)
+        steps = torch.arange(max(height, width), dtype=self.part.dtype, device=self.part.device)
+        self.grid = self.first[:, None, :, None] + steps  # (2 axes, 1, bins, L)
+
+    def forward(self, boxes: Tensor) -> _Pass:
+        """``boxes`` (P, 4) xywh in crop pixels."""
+        cells = (boxes / self.weights.stride).view(-1, 2, 2).flip(2)  # (P, corner | size, y | x)
+        corner, extent = cells[:, 0], cells[:, 1].clamp(min=0)
+        edges = corner[..., None] + self.part * extent[..., None]  # (P, 2, bins + 1)
+        starts, ends = edges[..., :-1], edges[..., 1:]
+        self._tabulate(starts, ends)
+        t = (torch.stack((starts, ends), dim=2)[..., None] - self.grid).clamp(-1, 1)  # (P, 2 axes, 2 ends, bins, L)
+        magnitude = t.abs()
+        primitive = torch.addcmul(t, t, magnitude, value=-0.5)  # Φ(t) - ½; the constant cancels in the difference
+        along = primitive[:, :, 1] - primitive[:, :, 0]  # (P, 2, bins, L)
+        area = extent[:, 0] * extent[:, 1]
+        inverse = torch.where(area > 0, self.weights.bins**2 / area, 0.0)  # (P,)
+        along_y = along[:, 0, :, : self.lengths[0]] * inverse[:, None, None]  # (P, bins, Ly)
+        along_x = along[:, 1, :, : self.lengths[1]]  # (P, bins, Lx)
+        mean = along_y[:, :, None, :, None] * along_x[:, None, :, None, :]  # (P, bins, bins, Ly, Lx)
+        hidden = torch.addmm(self.weights.bias, mean.flatten(1), self.table)
+        score = hidden.clamp(min=0) @ self.weights.out
+        return _Pass(score, extent, inverse, 1 - magnitude, along_y, along_x, mean, hidden)
+
+    def backward(self, p: _Pass) -> Tensor:
+        """Gradient of the scores by the boxes' corners in crop pixels, (P, 2 ends, 2 as x, y)."""
+        by_mean = ((self.weights.out * (p.hidden > 0)) @ self.table.T).view_as(p.mean)
+        by_along = p.hat.new_zeros(p.hat.shape[0], 2, self.weights.bins, p.hat.shape[-1])
+        by_along[:, 0, :, : self.lengths[0]] = torch.einsum("pkqyx,pqx->pky", by_mean, p.along_x) * p.inverse[:, None, None]
+        by_along[:, 1, :, : self.lengths[1]] = torch.einsum("pkqyx,pky->pqx", by_mean, p.along_y)
+        by_end = (p.hat * by_along[:, :, None]).sum(dim=4)  # (P, 2 axes, 2 ends, bins)
+        by_edge = F.pad(by_end[:, :, 1], (1, 0)) - F.pad(by_end[:, :, 0], (0, 1))  # (P, 2, bins + 1)
+        # the mean divides by the extent
+        value = (by_mean * p.mean).flatten(1).sum(dim=1)  # Σ gradient · pooled
+        usable = (p.inverse > 0)[:, None]
+        by_extent = torch.where(usable, value[:, None] / p.extent, 0.0)  # (P, 2)
+        along_far = by_edge @ self.part  # an edge at fraction q moves by q with the far end, by 1 - q with the near one
+        high = along_far - by_extent
+        low = by_edge.sum(dim=2) - along_far + by_extent
+        return (torch.stack((low, high), dim=1) * (usable[..., None] / self.weights.stride)).flip(2)

@@ -38,6 +38,8 @@ class LocalisationConfig:
     window_hard_negatives: bool = False
     """Find the first peak on windowed, the second on plain scores ('perform_hn_without_windowing'); else no window in the
     advanced table at all (a published quirk)."""
+    subcell: bool = False
+    """Refine the chosen peak between cells by a parabola on either axis; the published trackers take the cell."""
 
     def __post_init__(self) -> None:
         if self.score_preprocess not in ("none", "softmax", "exp"):
@@ -69,6 +71,22 @@ def peak(scores: np.ndarray) -> tuple[float, tuple[int, int]]:
     return float(scores[row, col]), (row, col)
 
 
+def subcell_offset(scores: np.ndarray, row: int, col: int) -> tuple[float, float]:
+    """(row, column) from a peak to the maximum of the parabola through it and its neighbours, each within ±0.5 cells.
+
+    An axis on which the peak lies at the border, or is no maximum, is left at 0.
+    """
+
+    def vertex(before: float, here: float, after: float) -> float:
+        bend = before - 2 * here + after
+        return min(max((before - after) / (2 * bend), -0.5), 0.5) if bend < 0 else 0.0
+
+    def along(line: np.ndarray, i: int) -> float:
+        return vertex(*(float(v) for v in line[i - 1 : i + 2])) if 0 < i < len(line) - 1 else 0.0
+
+    return along(scores[:, col], row), along(scores[row], col)
+
+
 def localise(
     scores: np.ndarray,
     config: LocalisationConfig,
@@ -97,7 +115,11 @@ def localise(
     d1 = row - centre[0], col - centre[1]
 
     def found(displacement: tuple[float, float], flag: str) -> Localisation:
-        return Localisation((displacement[0] * to_image, displacement[1] * to_image), flag, m1)
+        dy, dx = displacement
+        if config.subcell:
+            fine = subcell_offset(scores, round(dy + centre[0]), round(dx + centre[1]))
+            dy, dx = dy + fine[0], dx + fine[1]
+        return Localisation((dy * to_image, dx * to_image), flag, m1)
 
     if not config.advanced:
         return found(d1, NORMAL)

@@ -323,17 +323,11 @@ class DiMPTracker(Tracker[DiMPTarget]):
     def _refine(
         self, targets: list[DiMPTarget], views: list[View], flags: list[str], rows: list[int], features: BackboneFeatures
     ) -> None:
-        if not targets:
-            return
-        layer2, layer3 = features.layer2, features.layer3
-        if len(rows) < len(layer2):
-            layer2, layer3 = layer2[rows], layer3[rows]
-        test_features = self.net.bb_regressor.test_features(layer2, layer3)
-        for i, (target, view, flag) in enumerate(zip(targets, views, flags, strict=True)):
+        for target, view, flag, row in zip(targets, views, flags, rows, strict=True):
             cfg = self.config.refine
             box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
             uniforms = target.random.uniform(cfg.random_boxes, 4).to(box) if cfg.random_boxes else None
-            scorer = BoxScorer(self._scoring_weights(target), test_features, i)
+            scorer = self._scorer(target, features, row)
             boxes, values = ascend(scorer, proposals(box, uniforms, cfg), cfg)
             self._observe_boxes(boxes, values)
             best = choose(boxes, values, cfg)
@@ -347,6 +341,10 @@ class DiMPTracker(Tracker[DiMPTarget]):
 
     def _observe_boxes(self, boxes: Tensor, values: Tensor) -> None:
         """Hook for tests and analysis: refined boxes (P, 4) and their values (P,) before the choice."""
+
+    def _scorer(self, target: DiMPTarget, features: BackboneFeatures, row: int) -> BoxScorer:
+        maps = features[slice(row, row + 1)]
+        return BoxScorer(self._scoring_weights(target), self.net.bb_regressor.test_branch(maps.layer2, maps.layer3))
 
     def _scoring_weights(self, target: DiMPTarget) -> ScoringWeights:
         """Folded once per target; kept as long as the modulation is the same tensor."""
@@ -414,9 +412,8 @@ class DiMPTracker(Tracker[DiMPTarget]):
             raise InputError("no frame tracked yet; call update(frame) before densities()")
         last, found = self._last, []
         with torch.inference_mode():
-            test_features = self.net.bb_regressor.test_features(last.features.layer2, last.features.layer3)
             for i, (target, view) in enumerate(zip(session.targets, last.views, strict=True)):
-                scorer = BoxScorer(self._scoring_weights(target), test_features, i)
+                scorer = self._scorer(target, last.features, i)
                 crop_box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
                 position, offsets, size, factors = box_densities(scorer.score, crop_box)
                 probability = last.probabilities[i]
