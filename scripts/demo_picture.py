@@ -13,7 +13,7 @@ import numpy as np
 
 from keepsight.video import open_source, read_boxes
 
-FRAMES = (20, 62, 94)  # in the open, behind the post, beside the look-alike
+FRAMES = (20, 62, 108)  # in the open, behind the post, beside the look-alike
 WIDTH, HEIGHT = 320, 240  # of one panel, a piece of the frame around the target
 
 

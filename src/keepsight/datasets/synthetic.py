@@ -79,6 +79,9 @@ class ClipConfig:
         for name in ("object_size", "fps"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        smallest = self.object_size * min(self.size) * low
+        if smallest < 4:
+            raise InputError(f"the target is down to {smallest:.1f} pixels; give a larger object_size, scale_range or size")
         for field in fields(self):
             if field.name in ("occlusion", "noise", "blur", "light", "shake", "pan") and getattr(self, field.name) < 0:
                 raise InputError(f"{field.name} is {getattr(self, field.name)}; it must not be below 0")
@@ -144,17 +147,19 @@ class SyntheticClip:
 
     def __init__(self, config: ClipConfig) -> None:
         self.config = config
-        rng = np.random.default_rng(config.seed)
+        # One generator for each thing, so that a setting of one does not change the others.
+        seeds = np.random.SeedSequence(config.seed).spawn(6)
+        plan, ground, shape, spots, wood, grain = (np.random.default_rng(s) for s in seeds)
         width, height = config.size
-        hue = float(rng.uniform(0, 180))
-        self._background = _background(rng, width, height, config.pan, (hue + 75) % 180)
-        outline = _outline(rng)
-        self._target = _object(rng, outline, hue)
-        self._lookalike = _object(rng, outline, hue)  # the same outline and colours, other spots
-        self._post = _post(rng, height, max(2, round(config.occlusion * self._side)), (hue + 110) % 180)
-        self._noise = rng.normal(0, config.noise, (height + 64, width + 64, 3)).astype(np.float32)
-        self._phases = rng.uniform(0, 2 * math.pi, 8)
-        self._mirror = 1 if rng.random() < 0.5 else -1  # half of the clips run right to left
+        hue = float(plan.uniform(0, 180))
+        self._phases = plan.uniform(0, 2 * math.pi, 8)
+        self._mirror = 1 if plan.random() < 0.5 else -1  # half of the clips run right to left
+        self._background = _background(ground, width, height, config.pan, (hue + 75) % 180)
+        outline = _outline(shape)
+        self._target = _object(spots, outline, hue)
+        self._lookalike = _object(spots, outline, hue)  # the same outline and colours, other spots
+        self._post = _post(wood, height, max(2, round(config.occlusion * self._side)), (hue + 110) % 180)
+        self._noise = grain.normal(0, config.noise, (height + 64, width + 64, 3)).astype(np.float32)
 
     # --- what callers use --------------------------------------------------------------------------------------------
 

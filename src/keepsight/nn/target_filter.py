@@ -189,7 +189,7 @@ def steepest_descent(
     for _ in range(iterations):
         scores = apply_filter(samples, weights)  # (S, I, H', W')
         if loss is not None:
-            losses.append(float(loss(scores, weights)))
+            losses.append(float(loss(scores, weights).detach()))
         residual, curvature = objective.linearise(scores)
         gradient = apply_adjoint(samples, residual, kernel) + regularisation * weights  # (S, D, kh, kw)
         norm = gradient.square().sum(dim=(1, 2, 3))  # (S,)
@@ -199,7 +199,7 @@ def steepest_descent(
         if keep_iterates:
             iterates.append(weights)
     if loss is not None:
-        losses.append(float(loss(apply_filter(samples, weights), weights)))
+        losses.append(float(loss(apply_filter(samples, weights), weights).detach()))
     return FitResult(weights, losses, iterates if keep_iterates else [])
 
 
@@ -394,10 +394,23 @@ class DiMPOptimiser(FilterOptimiser):
 
     def maps(self, centres: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Label y, mask m and spatial weight v around ``centres`` (..., 2): (..., H', W') each."""
-        bins = distance_bins(centres.reshape(-1, 2), size, self.bins, self.displacement)  # (n, bins, H', W')
-        shape = (*centres.shape[:-1], *size)
-        label, mask, weight = self.label_map_predictor, self.target_mask_predictor, self.spatial_weight_predictor
-        return label(bins).view(shape), mask(bins).view(shape), weight(bins).view(shape)
+        dy, dx = distances(centres, size)
+        rho = torch.sqrt(dy[..., :, None] ** 2 + dx[..., None, :] ** 2) / self.displacement  # (..., H', W')
+        # a soft assignment to bins and a 1×1 convolution over them is linear interpolation in the convolution's weights
+        rho = rho.clamp(max=self.bins - 1)
+        low = rho.floor().clamp(max=max(self.bins - 2, 0))
+        index, share = low.long(), rho - low
+        high = (index + 1).clamp(max=self.bins - 1)
+
+        def interpolate(conv: nn.Module) -> Tensor:
+            table = conv.weight.flatten()  # (bins,)
+            return torch.lerp(table[index], table[high], share)  # (..., H', W')
+
+        mask, *activation = self.target_mask_predictor
+        m = interpolate(mask)
+        for function in activation:
+            m = function(m)
+        return interpolate(self.label_map_predictor), m, interpolate(self.spatial_weight_predictor)
 
     def objective(
         self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]

@@ -52,8 +52,12 @@ def unpack(data: Any, tensors: dict[str, Tensor], hint: Any, device: torch.devic
         inner = args[0] if args else Any
         items = [unpack(v, tensors, inner, device) for v in data["items"]]
         return items if typing.get_origin(hint) is list else tuple(items)
-    hints = typing.get_type_hints(hint)
-    return hint(**{name: unpack(v, tensors, hints[name], device) for name, v in data["fields"].items()})
+    kind = typing.get_origin(hint) or hint  # Session[DiMPTarget] -> Session
+    hints = {
+        name: h[typing.get_args(hint)] if getattr(h, "__parameters__", ()) else h
+        for name, h in typing.get_type_hints(kind).items()
+    }
+    return kind(**{name: unpack(v, tensors, hints[name], device) for name, v in data["fields"].items()})
 
 
 def _is_optional(hint: Any) -> bool:

@@ -1,0 +1,123 @@
+"""Every tracker name through the public loop: sane results, several targets, saved states, determinism."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from small import make, moving_square
+
+import keepsight as ks
+from keepsight.trackers.registry import tracker_names
+
+NAMES = tracker_names()
+
+
+def check(result: ks.Result, height: int, width: int) -> None:
+    x, y, w, h = result.box
+    assert all(math.isfinite(v) for v in (*result.box, *result.box_unclipped, result.score, result.milliseconds))
+    assert 0 <= x < x + w <= width + 1e-9
+    assert 0 <= y < y + h <= height + 1e-9
+    assert 0 <= result.presence <= 1
+    assert isinstance(result.status, ks.Status)
+    assert result.update_reason
+    assert result.milliseconds > 0
+
+
+def boxes_of(results) -> np.ndarray:
+    return np.array([r.box_unclipped for r in results])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_loop(name, tmp_path):
+    frames, boxes = moving_square()
+    tracker = make(name)
+    tracker.init(frames[0], box=boxes[0])
+    results = [tracker.update(f) for f in frames[1:]]
+    for r in results:
+        check(r, *frames[0].shape[:2])
+
+    again = make(name)  # the same seed gives the same boxes
+    again.init(frames[0], box=boxes[0])
+    first = [again.update(f) for f in frames[1:3]]
+    again.save_state(tmp_path / "state.safetensors")
+    rest = [again.update(f) for f in frames[3:]]
+    assert np.array_equal(boxes_of(first + rest), boxes_of(results))
+
+    other = make(name)  # a saved state continues identically, in another tracker object
+    other.init(frames[3], box=(10, 10, 30, 30))
+    other.load_state(tmp_path / "state.safetensors")
+    resumed = [other.update(f) for f in frames[3:]]
+    assert np.array_equal(boxes_of(resumed), boxes_of(rest))
+    assert [r.score for r in resumed] == [r.score for r in rest]
+    assert [(r.flag, r.updated, r.update_reason) for r in resumed] == [(r.flag, r.updated, r.update_reason) for r in rest]
+
+    tracker.reset()
+    assert tracker.target_count == 0
+    with pytest.raises(ks.StateError, match="init"):
+        tracker.update(frames[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_targets_are_independent(name):
+    frames, boxes = moving_square(4)
+    alone = make(name)
+    alone.init(frames[0], box=boxes[0])
+    single = [alone.update(f) for f in frames[1:]]
+    tracker = make(name)
+    tracker.init(frames[0], boxes=[boxes[0], (90, 60, 30, 20), (5, 5, 40, 60)])
+    assert tracker.target_count == 3
+    for i, frame in enumerate(frames[1:]):
+        results = tracker.update_all(frame)
+        assert len(results) == 3
+        for r in results:
+            check(r, *frame.shape[:2])
+        # a batch rounds differently from a single image, nothing more
+        assert np.allclose(results[0].box_unclipped, single[i].box_unclipped, atol=0.05)
+    with pytest.raises(ks.StateError, match="update_all"):
+        tracker.update(frames[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seed_matters_only_through_random_draws(name):
+    frames, boxes = moving_square(3)
+    runs = []
+    for _ in range(2):
+        tracker = make(name, seed=5)
+        tracker.init(frames[0], box=boxes[0])
+        runs.append(boxes_of([tracker.update(f) for f in frames[1:]]))
+    assert np.array_equal(*runs)
+
+
+def test_same_boxes_in_two_processes(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from small import small_dimp, moving_square\n"
+        "frames, boxes = moving_square()\n"
+        "t = small_dimp(); t.init(frames[0], box=boxes[0])\n"
+        "print([tuple(t.update(f).box_unclipped) for f in frames[1:]])\n"
+    )
+    folder = str(__import__("pathlib").Path(__file__).parents[1])
+    outs = [
+        subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert outs[0] == outs[1]
+    assert "(" in outs[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", NAMES)
+def test_on_the_gpu(name):
+    frames, boxes = moving_square(4)
+    runs = []
+    for device in ("cpu", "cuda"):
+        tracker = ks.load(name, weights="random", device=device)
+        tracker.init(frames[0], box=boxes[0])
+        runs.append(boxes_of([tracker.update(f) for f in frames[1:]]))
+    assert np.allclose(*runs, atol=0.5)

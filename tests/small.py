@@ -1,0 +1,83 @@
+"""Small trackers and frames for quick tests: every part is there, only narrower."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from keepsight.images import AugmentationConfig
+from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.nn.resnet import BasicBlock, Bottleneck, ResNet
+from keepsight.online.memory import MemoryConfig
+from keepsight.trackers.base import Tracker
+from keepsight.trackers.dimp import DiMPTracker, preset, presets
+
+
+def small_net(weights: str, seed: int = 0, monkey: dict | None = None) -> DiMPNet:
+    """The network of published ``weights`` with one block per layer and random parameters."""
+    import keepsight.models.dimp as models
+
+    kept = models.resnet18, models.resnet50
+    models.resnet18 = lambda: ResNet(BasicBlock, (1, 1, 1, 1))
+    models.resnet50 = lambda: ResNet(Bottleneck, (1, 1, 1, 1))
+    try:
+        torch.manual_seed(seed)
+        return DiMPNet(replace(network_config(weights), classifier_dim=16)).eval()
+    finally:
+        models.resnet18, models.resnet50 = kept
+
+
+def small_dimp(name: str = "dimp18", seed: int = 0, **changes) -> DiMPTracker:
+    """A preset with a small crop, a small memory and a small network."""
+    config = preset(name)
+    config = replace(
+        config,
+        sample_size=96,
+        memory=replace(config.memory, size=max(len(config.augmentation.rotate) + 22, 24)),
+        init_iterations=2,
+        **changes,
+    )
+    return DiMPTracker(name, config, small_net(config.weights), torch.device("cpu"), seed)
+
+
+def tiny_dimp(seed: int = 0) -> DiMPTracker:
+    """The quickest of all: two augmented samples."""
+    config = replace(
+        preset("dimp18"),
+        sample_size=64,
+        augmentation=AugmentationConfig(rotate=(20,), blur=(), relativeshift=(), dropout=None),
+        memory=MemoryConfig(size=6),
+        init_iterations=1,
+        train_skipping=2,
+    )
+    return DiMPTracker("dimp18", config, small_net("dimp18"), torch.device("cpu"), seed)
+
+
+def dimp_presets() -> list[str]:
+    return list(presets())
+
+
+def make(name: str, seed: int = 0) -> Tracker:
+    """Any tracker of the library, small where it can be."""
+    if name in presets():
+        return small_dimp(name, seed)
+    import keepsight
+
+    return keepsight.load(name, weights="random", device="cpu", seed=seed)
+
+
+def moving_square(count: int = 6, height: int = 120, width: int = 160) -> tuple[list[np.ndarray], list[tuple[float, ...]]]:
+    """Frames with a bright square that moves over a textured background, and its boxes."""
+    rng = np.random.default_rng(0)
+    background = rng.integers(40, 120, (height, width, 3), dtype=np.uint8)
+    patch = rng.integers(150, 255, (24, 20, 3), dtype=np.uint8)
+    frames, boxes = [], []
+    for i in range(count):
+        frame = background.copy()
+        y, x = 30 + 2 * i, 40 + 3 * i
+        frame[y : y + 24, x : x + 20] = patch
+        frames.append(frame)
+        boxes.append((float(x), float(y), 20.0, 24.0))
+    return frames, boxes
