@@ -70,7 +70,7 @@ def search_regions(data: Path, seed: int) -> list[Tensor]:
 @torch.inference_mode()
 def half_whitening(net: LiteNet, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Weight (D, C) and bias (D,) of the projection."""
-    cells = torch.cat([net.taps(c).permute(0, 2, 3, 1).flatten(0, 2) for c in crops]).double()  # (cells, C)
+    cells = torch.cat([net.taps(c)[1].permute(0, 2, 3, 1).flatten(0, 2) for c in crops]).double()  # (cells, C)
     mean = cells.mean(0)
     cov = torch.cov((cells - mean).T)  # (C, C)
     shares = [net.backbone.channels[t] for t in TAPS]

@@ -167,14 +167,19 @@ class LevelMap:
     def cells(self, top: int, bottom: int, left: int, right: int) -> Tensor:
         """The map's rows [top, bottom) and columns [left, right) as (h, w, C), contiguous."""
         height, width = self.size
-        if self.layers is None:
-            part = self.source[0, :, top:bottom, left:right]
-        else:
-            # two cells of context: a cut inside the map spoils one ring per convolution, the map's own border is right
-            y0, y1 = max(top - 2, 0), min(bottom + 2, height)
-            x0, x1 = max(left - 2, 0), min(right + 2, width)
-            part = self.layers(self.source[:, :, y0:y1, x0:x1])[0, :, top - y0 : bottom - y0, left - x0 : right - x0]
-        return part.permute(1, 2, 0).contiguous()
+        layers = list(self.layers or ())
+
+        def span(context: int) -> tuple[int, int, int, int]:
+            return max(top - context, 0), min(bottom + context, height), max(left - context, 0), min(right + context, width)
+
+        # one ring of context per convolution: a cut inside the map spoils the outermost cells, the map's own border is right
+        have = span(len(layers))
+        part = self.source[:, :, have[0] : have[1], have[2] : have[3]]
+        for context, layer in zip(reversed(range(len(layers))), layers, strict=True):
+            need = span(context)
+            part = layer(part)[:, :, need[0] - have[0] : need[1] - have[0], need[2] - have[2] : need[3] - have[2]]
+            have = need
+        return part[0].permute(1, 2, 0).contiguous()
 
 
 class BoxScorer:
