@@ -81,7 +81,9 @@ class ClipConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         smallest = self.object_size * min(self.size) * low
         if smallest < 4:
-            raise InputError(f"the target is down to {smallest:.1f} pixels; give a larger object_size, scale_range or size")
+            raise InputError(
+                f"the target is down to {smallest:.1f} pixels; give a larger object_size, scale_range or size"
+            )
         for field in fields(self):
             if field.name in ("occlusion", "noise", "blur", "light", "shake", "pan") and getattr(self, field.name) < 0:
                 raise InputError(f"{field.name} is {getattr(self, field.name)}; it must not be below 0")

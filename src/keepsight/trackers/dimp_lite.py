@@ -21,7 +21,6 @@ from ..errors import InputError
 from ..images import AugmentationConfig, CropConfig, apply_transforms, expanded_size, make_transforms, sample_patch
 from ..models.lite import STRIDE, LiteNet, LiteNetConfig
 from ..nn.correlation import Samples, correlate
-from ..online.box_ridge import BoxRidge, RidgeConfig, fit, predict
 from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
@@ -45,7 +44,7 @@ class LiteConfig:
     """How the search region becomes a crop."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of the first frame."""
-    memory: MemoryConfig = MemoryConfig(size=50, learning_rate=0.02, hard_negative_learning_rate=0.02)
+    memory: MemoryConfig = MemoryConfig(size=30, learning_rate=0.02, hard_negative_learning_rate=0.02)
     """Sample memory."""
     localisation: LocalisationConfig = LocalisationConfig(target_not_found=0.25, subcell=True)
     """Decision table."""
@@ -59,10 +58,6 @@ class LiteConfig:
     """Factor between neighbouring scales of the scale search; larger and smaller are tried on alternate frames."""
     scale_penalty: float = 0.99
     """The score of another scale counts this much of its value."""
-    box: RidgeConfig | None = RidgeConfig()
-    """x"""
-    box_score: float = 0.3
-    """x"""
     presence_midpoint: float = 0.25
     """Score at which ``Result.presence`` is 0.5."""
 
@@ -96,7 +91,6 @@ class LiteTarget:
     """(1, D, k, k) target model."""
     memory: SampleMemory
     random: RandomSource
-    ridge: BoxRidge | None = None
 
 
 class LiteTracker(Tracker[LiteTarget]):
@@ -123,8 +117,7 @@ class LiteTracker(Tracker[LiteTarget]):
         expanded = expanded_size((side, side), cfg.augmentation.expansion_factor)
         patch = sample_patch(frame, pos, [scale * e for e in expanded], expanded, cfg.crop, device=self.device)
         transforms = make_transforms(cfg.augmentation, (side, side), lambda n: random.uniform(n))
-        feats = self._features(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, D, F, F)
-        maps = feats.coarse
+        maps = self._features(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, D, F, F)
 
         shifts = [t.shift for t in transforms]
         if cfg.augmentation.dropout is not None:
@@ -134,23 +127,17 @@ class LiteTracker(Tracker[LiteTarget]):
             shifts += [(0, 0)] * copies
         first = self._label_box(View(patch.position, patch.scale, side), pos, size)
         boxes = first + torch.tensor([(dx, dy, 0, 0) for dy, dx in shifts], dtype=first.dtype, device=self.device)
-        ridge = None
-        if cfg.box is not None:
-            n = min(cfg.box.n_crops, len(transforms))
-            bx = boxes[:n].clone(); bx[:, :2] -= 7.5
-            ridge, q = fit(feats.fine[:n], feats.coarse[:n], bx, cfg.box, random)
-            self.quality = q
         samples, labels = Samples.from_maps(maps), boxes[:, None]  # (I, 1, 4)
         kernel = (self.net_config.filter_size,) * 2
         start = maps.new_zeros(1, maps.shape[1], *kernel)
         fit = self.net.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
         return LiteTarget(
             pos=pos, size=size, base_size=(size[0] / scale, size[1] / scale), scale=scale, frame=1, filter=fit.weights,
-            memory=SampleMemory.start(cfg.memory, samples, labels), random=random, ridge=ridge,
+            memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
         )  # fmt: skip
 
     def _features(self, crops: Tensor) -> Tensor:
-        return self.net.features(crops.contiguous(memory_format=torch.channels_last))
+        return self.net.features(crops.contiguous(memory_format=torch.channels_last)).coarse
 
     def _label_box(self, view: View, pos: Pair, size: Pair) -> Tensor:
         """(4,) box in crop pixels as the filter's optimiser wants it.
@@ -175,8 +162,7 @@ class LiteTracker(Tracker[LiteTarget]):
             for _, pos, scale in regions
         ]
         views = [View(p.position, p.scale, side) for p in patches]
-        feats = self._features(torch.cat([p.pixels for p in patches]))  # (R, D, F, F), one pass for all targets
-        maps = feats.coarse
+        maps = self._features(torch.cat([p.pixels for p in patches]))  # (R, D, F, F), one pass for all targets
         filters = torch.cat([targets[i].filter for i, _, _ in regions])
         scores = correlate(maps, filters).cpu().numpy()  # (R, F, F)
 
@@ -185,20 +171,18 @@ class LiteTracker(Tracker[LiteTarget]):
             rows = [r for r, region in enumerate(regions) if region[0] == i]
             value = [scores[r].max() * (1 if r == rows[0] else cfg.scale_penalty) for r in rows]
             best = rows[int(np.argmax(value))]
-            outcomes.append(self._follow(frame, target, views[best], regions[best][2], maps[best], scores[best], feats.fine[best]))
+            outcomes.append(self._follow(frame, target, views[best], regions[best][2], maps[best], scores[best]))
         return outcomes
 
     def _scales(self, target: LiteTarget, frame_size: tuple[int, int]) -> list[float]:
         """Scales to look at: the last one, then by turns a larger or a smaller one."""
-        if self.config.scale_step == 1:
-            return [target.scale]
         factor = self.config.scale_step if target.frame % 2 else 1 / self.config.scale_step
         low, high = scale_limits(target.base_size, frame_size)
         other = target.scale * factor
         return [target.scale, other] if low <= other <= high else [target.scale]
 
     def _follow(
-        self, frame: np.ndarray, target: LiteTarget, view: View, scale: float, maps: Tensor, scores: np.ndarray, fine: Tensor
+        self, frame: np.ndarray, target: LiteTarget, view: View, scale: float, maps: Tensor, scores: np.ndarray
     ) -> Outcome:
         """Move one target to where its score map ``scores`` (F, F) says, and learn from the crop's features ``maps`` (D, F, F)."""
         cfg = self.config
@@ -210,24 +194,8 @@ class LiteTracker(Tracker[LiteTarget]):
             moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
             target.pos = clamp_position(moved, target.size, frame.shape[:2])
             if where.flag != UNCERTAIN:
-                if cfg.scale_step > 1:
-                    f = scale / target.scale
-                    target.scale = scale
-                    target.size = target.size[0] * f, target.size[1] * f
-                if cfg.box is not None and where.max_score > cfg.box_score:
-                    box = torch.tensor(view.to_crop(target.pos, target.size))
-                    for _ in range(cfg.box.steps):
-                        d = predict(target.ridge, fine[None], maps[None], box, cfg.box).clamp(-cfg.box.limit, cfg.box.limit)
-                        c = box[:2] + 0.5 * box[2:] + d[:2] * box[2:] * cfg.box.damp_pos
-                        wh = box[2:] * torch.exp(d[2:] * cfg.box.damp_size)
-                        box = torch.cat((c - wh / 2, wh))
-                    pos, size = view.to_image(box.tolist(), False)
-                    target.pos = clamp_position(pos, size, frame.shape[:2])
-                    low, high = scale_limits(target.base_size, frame.shape[:2])
-                    sc = ((size[0]*size[1])/(target.base_size[0]*target.base_size[1]))**0.5
-                    if low <= sc <= high:
-                        target.size = size
-                        target.scale = sc
+                target.scale = scale
+                target.size = target.base_size[0] * scale, target.base_size[1] * scale
         updated, reason = self._update(target, view, maps, where.flag, where.max_score)
         presence = presence_from_score(where.max_score, cfg.presence_midpoint)
         return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)

@@ -1,0 +1,142 @@
+"""load(): names, files, published checkpoints; every failure says what to do."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+import keepsight as ks
+from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.trackers.registry import dimp_header, load, tracker_of_weights
+from keepsight.weights import convert, load_weights, save_weights
+from keepsight.weights.store import WeightsHeader
+
+FRAME = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def empty_weights_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEEPSIGHT_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet:
+    """A file as the authors' trainer writes it: tensors, a pickled constructor of a package that is not here."""
+    torch.manual_seed(1)
+    net = DiMPNet(network_config(name))
+    module = types.ModuleType("ltr.admin.model_constructor")
+
+    class NetConstructor:
+        def __init__(self):
+            self.fun_name, self.fun_module, self.args, self.kwds = fun_name, "ltr.models.tracking.dimpnet", (), kwds
+
+    NetConstructor.__module__, NetConstructor.__qualname__ = module.__name__, "NetConstructor"
+    module.NetConstructor = NetConstructor
+    fakes = {"ltr": types.ModuleType("ltr"), "ltr.admin": types.ModuleType("ltr.admin"), module.__name__: module}
+    sys.modules.update(fakes)
+    try:
+        content = {"epoch": 50, "net_type": "DiMPnet", "net": net.state_dict(), "constructor": NetConstructor()}
+        torch.save(content, path, _use_new_zipfile_serialization=zip_format)
+    finally:
+        for key in fakes:
+            del sys.modules[key]
+    return net
+
+
+KWDS = {
+    "filter_size": 4, "backbone_pretrained": True, "optim_iter": 5, "clf_feat_norm": True, "clf_feat_blocks": 1,
+    "final_conv": True, "out_feature_dim": 256, "optim_init_step": 1.0, "optim_init_reg": 0.05, "optim_min_reg": 0.05,
+    "gauss_sigma": 0.77, "alpha_eps": 0.05, "normalize_label": True, "init_initializer": "zero",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_a_published_file_loads_and_converts(tmp_path, empty_weights_folder, zip_format):
+    path = tmp_path / "prdimp18.pth.tar"
+    net = published(path, "prdimp18", "klcedimpnet18", KWDS, zip_format=zip_format)
+    direct = load("prdimp18", weights=path, device="cpu")
+    assert direct.net_config.gauss_sigma == 0.77  # lives in the constructor only
+    out = empty_weights_folder / "prdimp18.safetensors"
+    header = convert(path, out, validate=dimp_header(None))
+    assert (header.preset, header.config["gauss_sigma"], header.source_file) == ("prdimp18", 0.77, path.name)
+    assert set(load_weights(out).tensors) == set(net.state_dict())
+    found = load("prdimp18", device="cpu")  # now the name finds it
+    by_path = load(str(out), device="cpu")
+    boxes = []
+    for tracker in (direct, found, by_path):
+        assert tracker.name == "prdimp18"
+        tracker.init(FRAME, box=(40, 30, 30, 40))
+        boxes.append(tracker.update(FRAME).box_unclipped)
+    assert boxes[0] == boxes[1] == boxes[2]
+
+
+def test_absent_weights_say_where_to_get_them(empty_weights_folder):
+    with pytest.raises(ks.WeightsError) as error:
+        load("superdimp", device="cpu")
+    message = str(error.value)
+    assert "super_dimp.pth.tar" in message
+    assert "model zoo" in message
+    assert "keepsight weights convert super_dimp.pth.tar --out" in message
+    assert str(empty_weights_folder / "super_dimp.safetensors") in message
+
+
+def test_weights_of_another_network(tmp_path):
+    path = tmp_path / "prdimp18.pth.tar"
+    published(path, "prdimp18", "klcedimpnet18", KWDS, zip_format=True)
+    with pytest.raises(ks.WeightsError, match="resnet18 \\+ prdimp.*resnet50 \\+ dimp"):
+        load("superdimp", weights=path, device="cpu")
+    with pytest.raises(ks.WeightsError):
+        load("dimp-lite", weights=path, device="cpu")
+    state = DiMPNet(network_config("dimp18")).state_dict()
+    removed = dict(state)
+    removed.pop("bb_regressor.iou_predictor.bias")
+    removed["bb_regressor.extra"] = torch.zeros(1)
+    config = asdict(network_config("dimp18"))
+    save_weights(tmp_path / "broken.safetensors", removed, WeightsHeader("dimp", "dimp18", config))
+    with pytest.raises(ks.WeightsError) as error:
+        load("dimp18", weights=tmp_path / "broken.safetensors", device="cpu")
+    assert "bb_regressor.iou_predictor.bias" in str(error.value)
+    assert "bb_regressor.extra" in str(error.value)
+
+
+def test_super_dimp_and_dimp50_are_told_apart_by_the_constructor(tmp_path):
+    kwds = {
+        "filter_size": 4, "clf_feat_norm": True, "clf_feat_blocks": 0, "final_conv": True, "out_feature_dim": 512,
+        "optim_init_step": 0.9, "optim_init_reg": 0.1, "num_dist_bins": 100, "bin_displacement": 0.1,
+        "mask_init_factor": 3.0, "init_gauss_sigma": 0.25 * 22 / 6,
+    }  # fmt: skip
+    path = tmp_path / "unnamed.pth"
+    published(path, "super_dimp", "dimpnet50", kwds, zip_format=True)
+    assert tracker_of_weights(path) == "superdimp"
+
+
+def test_random_weights_follow_the_seed():
+    one, same, other = (load("dimp18", weights="random", device="cpu", seed=s) for s in (3, 3, 4))
+    first = lambda t: next(iter(t.net.parameters()))  # noqa: E731
+    assert torch.equal(first(one), first(same))
+    assert not torch.equal(first(one), first(other))
+
+
+def test_a_state_of_another_tracker_is_refused(tmp_path):
+    from small import small_dimp
+
+    tracker = small_dimp("dimp18")
+    tracker.init(FRAME, box=(40, 30, 30, 40))
+    tracker.save_state(tmp_path / "s.safetensors")
+    with pytest.raises(ks.StateError, match="another tracker"):
+        small_dimp("prdimp18").load_state(tmp_path / "s.safetensors")
+    save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, WeightsHeader("dimp", "dimp18"))
+    with pytest.raises(ks.StateError, match="not a tracker state"):
+        tracker.load_state(tmp_path / "w.safetensors")
+    (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:999])
+    with pytest.raises(ks.KeepsightError):
+        tracker.load_state(tmp_path / "s.safetensors")
+    with pytest.raises(ks.KeepsightError):
+        tracker.save_state(tmp_path / "s.safetensors" / "below-a-file.safetensors")
+    with pytest.raises(ks.StateError, match="init"):
+        small_dimp("dimp18").save_state(tmp_path / "x.safetensors")
