@@ -102,7 +102,9 @@ def parts(device: torch.device) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def stages(calls: dict[str, Callable[[], object]], tracker: DiMPTracker, frame: np.ndarray, device: torch.device) -> None:
+def stages(
+    calls: dict[str, Callable[[], object]], tracker: DiMPTracker, frame: np.ndarray, device: torch.device
+) -> None:
     """The stages of one PrDiMP-18 frame."""
     from keepsight.images import normalise, sample_patch
     from keepsight.nn.correlation import correlate
@@ -171,7 +173,10 @@ def memory(count: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Resident memory in MB at frame 100 and at the end, for dimp-lite and for dimp18 with scheduled updates."""
     found = {}
     frames = clip(60)
-    for name, tracker in (("dimp-lite", ks.load("dimp-lite", device=device)), ("dimp18", always_found("dimp18", device))):
+    for name, tracker in (
+        ("dimp-lite", ks.load("dimp-lite", device=device)),
+        ("dimp18", always_found("dimp18", device)),
+    ):
         tracker.init(frames[0], box=(280, 200, 56, 60))
         at_100, highest = 0.0, 0.0
         for i in range(1, count + 1):
@@ -189,9 +194,13 @@ def provenance() -> dict[str, str]:
         out = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
         return out.stdout.strip() or "unknown"
 
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    dirty = "" if git("status", "--porcelain", "--", "../src") == "unknown" else " with uncommitted changes"
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
     return {
-        "commit": git("rev-parse", "--short=12", "HEAD") + (" with uncommitted changes" if git("status", "--porcelain", "--", "../src") != "unknown" else ""),
+        "commit": git("rev-parse", "--short=12", "HEAD") + dirty,
         "cpu": cpu or platform.processor(), "torch": torch.__version__, "keepsight": ks.__version__,
         "date": time.strftime("%Y-%m-%d"), "load average": " ".join(f"{v:.1f}" for v in os.getloadavg()),
     }  # fmt: skip

@@ -68,7 +68,9 @@ def make(name: str, seed: int = 0) -> Tracker:
     return keepsight.load(name, weights="random", device="cpu", seed=seed)
 
 
-def moving_square(count: int = 6, height: int = 120, width: int = 160) -> tuple[list[np.ndarray], list[tuple[float, ...]]]:
+def moving_square(
+    count: int = 6, height: int = 120, width: int = 160
+) -> tuple[list[np.ndarray], list[tuple[float, ...]]]:
     """Frames with a bright square that moves over a textured background, and its boxes."""
     rng = np.random.default_rng(0)
     background = rng.integers(40, 120, (height, width, 3), dtype=np.uint8)

@@ -24,7 +24,9 @@ def test_state_round_trip(box):
 @given(boxes, st.floats(1, 100), st.floats(1, 100))
 def test_relative_round_trip(box, n_w, n_h):
     b = torch.tensor([box], dtype=torch.float64)
-    assert torch.allclose(from_relative(to_relative(b, torch.tensor([n_w, n_h])), torch.tensor([n_w, n_h])), b, atol=1e-6)
+    assert torch.allclose(
+        from_relative(to_relative(b, torch.tensor([n_w, n_h])), torch.tensor([n_w, n_h])), b, atol=1e-6
+    )
     assert torch.allclose(from_relative(to_relative(b, b[:, 2:]), b[:, 2:]), b, atol=1e-6)
 
 
@@ -43,8 +45,8 @@ def test_crop_round_trip(box, row, col, scale):
 @given(boxes, st.integers(1, 300), st.integers(1, 300))
 def test_clipped_boxes_lie_inside(box, height, width):
     x, y, w, h = clip_box(box, height, width)
-    assert 0 <= x
-    assert 0 <= y
+    assert x >= 0
+    assert y >= 0
     assert x + w <= width + 1e-9
     assert y + h <= height + 1e-9
     assert w >= min(1, width) - 1e-9

@@ -1,10 +1,10 @@
 """Keep sight of one object in a video.
 
-    import keepsight as ks
+import keepsight as ks
 
-    tracker = ks.load("dimp-lite")             # see ks.tracker_names()
-    tracker.init(frame, box=(x, y, w, h))      # RGB uint8 (H, W, 3); box in pixels, top-left corner
-    result = tracker.update(frame)             # .box .score .presence .status .updated
+tracker = ks.load("dimp-lite")             # see ks.tracker_names()
+tracker.init(frame, box=(x, y, w, h))      # RGB uint8 (H, W, 3); box in pixels, top-left corner
+result = tracker.update(frame)             # .box .score .presence .status .updated
 """
 
 from .boxes import Box

@@ -54,7 +54,9 @@ def test_public_loop(name, tmp_path):
     resumed = [other.update(f) for f in frames[3:]]
     assert np.array_equal(boxes_of(resumed), boxes_of(rest))
     assert [r.score for r in resumed] == [r.score for r in rest]
-    assert [(r.flag, r.updated, r.update_reason) for r in resumed] == [(r.flag, r.updated, r.update_reason) for r in rest]
+    assert [(r.flag, r.updated, r.update_reason) for r in resumed] == [
+        (r.flag, r.updated, r.update_reason) for r in rest
+    ]
 
     tracker.reset()
     assert tracker.target_count == 0

@@ -59,7 +59,12 @@ def test_constructor_gives_the_published_configuration(name):
 
 def test_missing_keywords_have_the_functions_own_defaults():
     config = config_from_constructor("klcedimpnet18", {})
-    assert (config.gauss_sigma, config.alpha_eps, config.min_filter_reg, config.normalise_label) == (1.0, 0, 1e-3, False)
+    assert (config.gauss_sigma, config.alpha_eps, config.min_filter_reg, config.normalise_label) == (
+        1.0,
+        0,
+        1e-3,
+        False,
+    )
     config = config_from_constructor("dimpnet18", {})
     assert (config.num_dist_bins, config.bin_displacement) == (5, 1.0)
 

@@ -28,7 +28,9 @@ def problem():
 
 
 boxes = st.lists(
-    st.tuples(st.floats(-80, 200), st.floats(-80, 200), st.floats(0.5, 120), st.floats(0.5, 120)), min_size=1, max_size=6
+    st.tuples(st.floats(-80, 200), st.floats(-80, 200), st.floats(0.5, 120), st.floats(0.5, 120)),
+    min_size=1,
+    max_size=6,
 )
 
 
@@ -53,7 +55,9 @@ def test_boxes_without_area(problem):
     net, layer2, layer3, modulation = problem
     scorer = BoxScorer(net.scoring_weights(modulation), net.test_branch(layer2[:1], layer3[:1]))
     with torch.no_grad():
-        score, gradient = scorer.score_and_gradient(torch.tensor([[30.0, 30, 0, 20], [30, 30, 20, 20]], dtype=torch.float64))
+        score, gradient = scorer.score_and_gradient(
+            torch.tensor([[30.0, 30, 0, 20], [30, 30, 20, 20]], dtype=torch.float64)
+        )
     assert torch.isfinite(score).all()
     assert gradient[0].abs().max() == 0
     assert gradient[1].abs().max() > 0
@@ -76,6 +80,7 @@ def test_folded_network_gives_the_same(problem):
     boxes = torch.tensor([[30.0, 30, 40, 20]], dtype=torch.float64)
     with torch.no_grad():
         scores = [
-            BoxScorer(n.scoring_weights(modulation), n.test_branch(layer2[:1], layer3[:1])).score(boxes) for n in (net, lean)
+            BoxScorer(n.scoring_weights(modulation), n.test_branch(layer2[:1], layer3[:1])).score(boxes)
+            for n in (net, lean)
         ]
     assert torch.allclose(*scores)

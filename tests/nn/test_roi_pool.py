@@ -68,7 +68,9 @@ def test_integrals_of_a_constant_map_are_the_bin_widths():
 
 def test_a_table_of_rois_keeps_its_order():
     features = torch.randn(3, 2, 8, 8)
-    rois = torch.tensor([[2, 0, 0, 30, 30], [0, 5, 5, 40, 44], [2, 10, 3, 20, 60], [1, 0, 0, 16, 16]], dtype=torch.float32)
+    rois = torch.tensor(
+        [[2, 0, 0, 30, 30], [0, 5, 5, 40, 44], [2, 10, 3, 20, 60], [1, 0, 0, 16, 16]], dtype=torch.float32
+    )
     got = prroi_pool(features, rois, (2, 2), 1 / 8)
     for i, roi in enumerate(rois):
         alone = pool_corners(features[int(roi[0])][None], roi[None, None, 1:], (2, 2), 1 / 8)[0, 0]

@@ -117,7 +117,9 @@ def test_loss_falls_and_zero_iterations_change_nothing(name):
 def test_zero_features_stay_finite():
     samples = Samples.from_maps(torch.zeros(2, 3, SIDE, SIDE))
     for optimiser in (DiMPOptimiser(), PrDiMPOptimiser()):
-        out = optimiser(torch.zeros(1, 3, 4, 4), samples, torch.tensor([[10.0, 10, 20, 20]] * 2)[:, None], None, 3).weights
+        out = optimiser(
+            torch.zeros(1, 3, 4, 4), samples, torch.tensor([[10.0, 10, 20, 20]] * 2)[:, None], None, 3
+        ).weights
         assert torch.isfinite(out).all()
 
 

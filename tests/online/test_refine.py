@@ -82,7 +82,9 @@ def test_proposals_follow_the_rule():
 
 
 def test_choice_drops_elongated_boxes_and_averages_the_best():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 10, 10], [4, 0, 10, 10], [0, 0, 61, 10], [0, 0, 10, 0.1], [50, 0, 10, 10]])
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [2, 0, 10, 10], [4, 0, 10, 10], [0, 0, 61, 10], [0, 0, 10, 0.1], [50, 0, 10, 10]]
+    )
     scores = torch.tensor([3.0, 2, 1, 99, 98, 0])
     assert choose(boxes, scores, RefineConfig()).tolist() == [2, 0, 10, 10]
     assert choose(boxes, scores, RefineConfig(top_k=1)).tolist() == [0, 0, 10, 10]

@@ -7,7 +7,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from golden_rules import DIMP_NETWORKS, appendix_c_fill, appendix_c_image, block, compare, fill_network, image, tolerance
+from golden_rules import (
+    DIMP_NETWORKS,
+    appendix_c_fill,
+    appendix_c_image,
+    arrays,
+    block,
+    compare,
+    fill_network,
+    image,
+    tolerance,
+)
 
 from keepsight.models.dimp import BackboneFeatures, DiMPNet, network_config
 from keepsight.nn.correlation import Samples, apply_filter
@@ -36,7 +46,7 @@ def closed_form(regressor, modulation, features, boxes):
 
 @pytest.mark.parametrize("name", DIMP_NETWORKS)
 def test_network(golden, name):
-    data = np.load(golden / "net" / f"{name}.npz")
+    data = arrays(golden, name)
     seed, side = int(data["in_seed"]), int(data["in_size"])
     net = fill_network(DiMPNet(network_config(name)), name, seed)
     boxes, gamma = torch.from_numpy(data["in_train_bb"]), torch.from_numpy(data["in_sample_weight"])
@@ -112,7 +122,7 @@ def test_network(golden, name):
 
 
 def test_atom_iou_net_and_every_backbone_layer(golden):
-    data = np.load(golden / "net" / "atom_iounet.npz")
+    data = arrays(golden, "atom_iounet")
     seed, side = int(data["in_seed"]), int(data["in_size"])
     net = torch.nn.Module()
     net.feature_extractor, net.bb_regressor = resnet18(), IoUNet()

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import torch
-from golden_rules import block, compare, tolerance
+from golden_rules import arrays, block, compare, tolerance
 
 from keepsight.boxes import from_relative, iou, to_relative
 from keepsight.online.localise import LocalisationConfig, hann_window, localise
@@ -15,7 +15,7 @@ from keepsight.online.search import View, clamp_position
 
 
 def test_decision_table_and_clamp(golden):
-    data = np.load(golden / "net" / "localisation.npz")
+    data = arrays(golden, "localisation")
     thresholds = json.loads(str(data["in_thresholds"]))
     config = LocalisationConfig(
         target_not_found=thresholds["target_not_found_threshold"],
@@ -79,7 +79,7 @@ def test_crop_boxes_there_and_back(golden):
 def test_hann_window(golden):
     want = block(golden, "hann2d", "centered_19")
     compare(hann_window(len(want)), want, 1e-6, "window")
-    data = np.load(golden / "net" / "labels_boxes.npz")
+    data = arrays(golden, "labels_boxes")
     keys = [k for k in data.files if k.startswith("hann_") and k.endswith("_1")]
     assert keys
     for key in keys:
@@ -87,7 +87,7 @@ def test_hann_window(golden):
 
 
 def test_relative_boxes(golden):
-    data = np.load(golden / "net" / "labels_boxes.npz")
+    data = arrays(golden, "labels_boxes")
     cases = json.loads((golden / "net" / "cases.json").read_text())["parameters"]["labels_boxes"]
     boxes, n = torch.from_numpy(data["boxes"]), torch.tensor(cases["rel_normaliser_wh"], dtype=torch.float32)
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_rules import block, compare, fill, tolerance
+from golden_rules import arrays, block, compare, fill, tolerance
 
 from keepsight.nn.correlation import Samples, apply_filter
 from keepsight.nn.roi_pool import prroi_pool
@@ -118,7 +118,7 @@ def variant(name: str, p: dict):
 
 
 def test_every_variant(golden):
-    data = np.load(golden / "net" / "optimizers.npz")
+    data = arrays(golden, "optimizers")
     cases = json.loads((golden / "net" / "cases.json").read_text())["parameters"]["optimizers"]
     features, boxes = torch.from_numpy(data["in_feat"]), torch.from_numpy(data["in_bb"])
     gamma = torch.from_numpy(data["in_sample_weight"])
@@ -137,7 +137,9 @@ def test_every_variant(golden):
                 target = torch.from_numpy(data["hinge_label"])[:side, :side].expand(*boxes.shape[:2], side, side)
             with torch.no_grad():
                 optimiser = variant(name, parameters)
-                got = optimiser(start, samples, target, gamma, cases["iterations"], with_losses=True, keep_iterates=True)
+                got = optimiser(
+                    start, samples, target, gamma, cases["iterations"], with_losses=True, keep_iterates=True
+                )
                 prefix = f"{name}_k{kernel}"
                 if f"{prefix}_w1" in data:
                     check(f"{prefix}_w1", got.iterates[1])
@@ -152,7 +154,7 @@ def test_every_variant(golden):
 
 
 def test_maps_of_the_variants(golden):
-    data = np.load(golden / "net" / "optimizers.npz")
+    data = arrays(golden, "optimizers")
     cases = json.loads((golden / "net" / "cases.json").read_text())["parameters"]["optimizers"]
     boxes = torch.from_numpy(data["in_bb"])
     kernel, side = (4, 4), data["in_feat"].shape[-1] + 1
@@ -164,7 +166,10 @@ def test_maps_of_the_variants(golden):
     p = cases["variants"]["dimp_relu"]
     optimiser = variant("dimp_relu", p)
     with torch.no_grad():
-        check("dist_map_n0", distance_bins(centres.flatten(0, 1), (side, side), p["bins"], p["displacement"])[: boxes.shape[1]])
+        check(
+            "dist_map_n0",
+            distance_bins(centres.flatten(0, 1), (side, side), p["bins"], p["displacement"])[: boxes.shape[1]],
+        )
         label, mask, weight = optimiser.maps(centres, (side, side))
         check("label_map", label)
         check("target_mask", mask)

@@ -36,7 +36,7 @@ def test_densities_sum_to_one_and_cover_the_search_region():
         assert density.box == pytest.approx(result.box_unclipped)
         # the region holds 7 cells of 16 pixels around the crop's centre, where the previous box was
         assert density.centre.shape == (7, 7)
-        x, y, w, h = density.centre_region
+        w, h = density.centre_region[2:]
         assert (w, h) == pytest.approx((7 * 16 * tracker._last.views[0].scale,) * 2, rel=0.7)
     first = found[0].centre_region
     cx, cy = BOXES[0][0] + BOXES[0][2] / 2, BOXES[0][1] + BOXES[0][3] / 2
@@ -55,7 +55,9 @@ def test_position_density_is_the_softmax_of_the_overlap_predictor():
     net = tracker.net.bb_regressor
     x, y, w, h = view.to_crop(target.pos, target.size)
     offsets = torch.tensor(density.position_offsets, dtype=torch.float32)
-    boxes = torch.stack([torch.stack((x + c * w, y + r * h, torch.tensor(w), torch.tensor(h))) for r in offsets for c in offsets])
+    boxes = torch.stack(
+        [torch.stack((x + c * w, y + r * h, torch.tensor(w), torch.tensor(h))) for r in offsets for c in offsets]
+    )
     with torch.no_grad():
         maps = net.test_features(features.layer2, features.layer3)
         modulation = Modulation(target.modulation3, target.modulation4)
@@ -162,6 +164,8 @@ def test_samples_of_the_first_frame():
     tracker.init(FRAMES[0], box=BOXES[0])
     memory = tracker._current().targets[0].memory
     assert memory.initial == 15  # 1 + 4 shifts + mirror + 3 blurs + 4 rotations + 2 dropout copies; spec §7.3
-    none = small_dimp("dimp18", augmentation=AugmentationConfig(fliplr=False, rotate=(), blur=(), relativeshift=(), dropout=None))
+    none = small_dimp(
+        "dimp18", augmentation=AugmentationConfig(fliplr=False, rotate=(), blur=(), relativeshift=(), dropout=None)
+    )
     none.init(FRAMES[0], box=BOXES[0])
     assert none._current().targets[0].memory.initial == 1

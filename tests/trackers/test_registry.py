@@ -88,7 +88,7 @@ def test_absent_weights_say_where_to_get_them(empty_weights_folder):
 def test_weights_of_another_network(tmp_path):
     path = tmp_path / "prdimp18.pth.tar"
     published(path, "prdimp18", "klcedimpnet18", KWDS, zip_format=True)
-    with pytest.raises(ks.WeightsError, match="resnet18 \\+ prdimp.*resnet50 \\+ dimp"):
+    with pytest.raises(ks.WeightsError, match=r"resnet18 \+ prdimp.*resnet50 \+ dimp"):
         load("superdimp", weights=path, device="cpu")
     with pytest.raises(ks.WeightsError):
         load("dimp-lite", weights=path, device="cpu")

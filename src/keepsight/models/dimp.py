@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
-from ..nn.fuse import fold_batch_norms
+from ..nn.fuse import fold_batch_norms, to_channels_last
 from ..nn.iou_net import IoUNet
 from ..nn.resnet import ResNet, resnet18, resnet50
 from ..nn.target_filter import (
@@ -92,9 +91,14 @@ class DiMPNetConfig:
     """Share of the residual that negative scores of the background keep (simple)."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("backbone", ("resnet18", "resnet50")), ("optimiser", ("dimp", "l2", "prdimp", "simple"))):
+        for name, allowed in (
+            ("backbone", ("resnet18", "resnet50")),
+            ("optimiser", ("dimp", "l2", "prdimp", "simple")),
+        ):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} {getattr(self, name)!r} is unknown; {nearest_names(getattr(self, name), allowed)}")
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is unknown; {nearest_names(getattr(self, name), allowed)}"
+                )
 
 
 def _published(**options: Any) -> DiMPNetConfig:
@@ -161,7 +165,9 @@ def config_from_constructor(fun_name: str, keywords: Mapping[str, Any]) -> DiMPN
     Raises :class:`WeightsError` for another family's constructor, an unknown keyword, or a layout that was never published.
     """
     if fun_name not in _CONSTRUCTORS:
-        raise WeightsError(f"constructor {fun_name!r} is not of the DiMP family; expected one of {sorted(_CONSTRUCTORS)}")
+        raise WeightsError(
+            f"constructor {fun_name!r} is not of the DiMP family; expected one of {sorted(_CONSTRUCTORS)}"
+        )
     unknown = set(keywords) - set(_KEYWORDS)
     if unknown:
         raise WeightsError(f"constructor {fun_name} has keywords that keepsight does not know: {sorted(unknown)}")
@@ -171,7 +177,9 @@ def config_from_constructor(fun_name: str, keywords: Mapping[str, Any]) -> DiMPN
         if isinstance(given, (list, tuple)) and len(given) == 1:
             given = given[0]
         if given != expected:
-            raise WeightsError(f"constructor {fun_name} has {key}={given!r}; keepsight builds the published {key}={expected!r}")
+            raise WeightsError(
+                f"constructor {fun_name} has {key}={given!r}; keepsight builds the published {key}={expected!r}"
+            )
     options = {ours: keywords[key] for key, ours in _KEYWORDS.items() if ours is not None and key in keywords}
     kind = {f.name: f.type for f in fields(DiMPNetConfig)}
     for name, value in options.items():
@@ -207,7 +215,11 @@ def _optimiser(config: DiMPNetConfig) -> FilterOptimiser:
         return L2Optimiser(**common, gauss_sigma=config.gauss_sigma, hinge_threshold=config.hinge_threshold)
     if config.optimiser == "prdimp":
         density = DensityConfig(
-            config.gauss_sigma, config.normalise_label, config.uniform_weight, config.label_shrink, config.label_threshold
+            config.gauss_sigma,
+            config.normalise_label,
+            config.uniform_weight,
+            config.label_shrink,
+            config.label_threshold,
         )
         return PrDiMPOptimiser(**common, softmax_reg=config.softmax_reg, density=density)
     return DiMPOptimiser(
@@ -261,5 +273,4 @@ class DiMPNet(nn.Module):
         backbone = copy.copy(self.feature_extractor)
         backbone._modules = {k: v for k, v in self.feature_extractor._modules.items() if k not in ("layer4", "fc")}
         lean._modules["feature_extractor"] = backbone
-        folded = fold_batch_norms(lean).requires_grad_(False).eval()
-        return folded.to(memory_format=torch.channels_last)
+        return to_channels_last(fold_batch_norms(lean).requires_grad_(False).eval())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..nn.correlation import instance_l2_norm
 from ..nn.efficientnet_lite import EfficientNetLite0
-from ..nn.fuse import fold_batch_norms
+from ..nn.fuse import fold_batch_norms, to_channels_last
 from ..nn.target_filter import DiMPOptimiser
 
 STRIDE = 16  # crop pixels from one cell of the target filter's features to the next
@@ -91,4 +91,4 @@ class LiteNet(nn.Module):
         """A faster copy for tracking: batch norms folded, channels-last; the same numbers up to rounding."""
         folded = copy.copy(self)
         folded._modules = dict(self._modules)
-        return fold_batch_norms(folded).requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        return to_channels_last(fold_batch_norms(folded).requires_grad_(False).eval())

@@ -9,7 +9,6 @@ one target in one frame in closed form: tracking needs nothing but these two, ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,9 @@ STRIDE_3, STRIDE_4 = 8, 16  # of the backbone's layer2 and layer3, which the pap
 def conv_block(channels_in: int, channels_out: int, kernel: int, padding: int) -> nn.Sequential:
     """Convolution with bias, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel, padding=padding), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
+        nn.Conv2d(channels_in, channels_out, kernel, padding=padding),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -43,10 +44,11 @@ class LinearBlock(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (out, in) and bias (out,) with the batch norm's running statistics folded in."""
-        if not isinstance(self.bn, nn.BatchNorm2d):
-            return self.linear.weight, self.linear.bias
-        scale = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)  # type: ignore[operator]
-        return self.linear.weight * scale[:, None], (self.linear.bias - self.bn.running_mean) * scale + self.bn.bias
+        mean, var = self.bn.running_mean, self.bn.running_var
+        assert mean is not None
+        assert var is not None
+        scale = self.bn.weight / torch.sqrt(var + self.bn.eps)
+        return self.linear.weight * scale[:, None], (self.linear.bias - mean) * scale + self.bn.bias
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class IoUNet(nn.Module):
             (self.fc4_rt, modulation.level4[index], 3, STRIDE_4, self.iou_predictor.weight[0, half:]),
         ):
             weight, bias = block.folded()
-            weight = weight.view(len(weight), -1, bins, bins) * factors[:, None, None]  # pooling is linear: modulate after it
+            weight = (
+                weight.view(len(weight), -1, bins, bins) * factors[:, None, None]
+            )  # pooling is linear: modulate after it
             weight = weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()  # (bins·bins, C, out)
             levels.append(LevelWeights(weight.detach(), bias.detach(), out.detach(), bins, stride))
         return ScoringWeights(levels[0], levels[1], self.iou_predictor.bias.detach())
@@ -170,7 +174,12 @@ class LevelMap:
         layers = list(self.layers or ())
 
         def span(context: int) -> tuple[int, int, int, int]:
-            return max(top - context, 0), min(bottom + context, height), max(left - context, 0), min(right + context, width)
+            return (
+                max(top - context, 0),
+                min(bottom + context, height),
+                max(left - context, 0),
+                min(right + context, width),
+            )
 
         # one ring of context per convolution: a cut inside the map spoils the outermost cells, the map's own border is right
         have = span(len(layers))
@@ -229,12 +238,11 @@ class _LevelScorer:
 
     def __init__(self, weights: LevelWeights, level: LevelMap) -> None:
         self.weights, self.level = weights, level
-        like = {"dtype": level.source.dtype, "device": level.source.device}
         bins = weights.bins
-        self.part = torch.arange(bins + 1, **like) / bins  # (bins + 1,)
-        self.size = torch.tensor(level.size, **like)  # (2,) y, x
+        self.part = torch.arange(bins + 1).to(level.source) / bins  # (bins + 1,)
+        self.size = torch.tensor(level.size).to(level.source)  # (2,) y, x
         self.slack = 0
-        self.first = torch.zeros(2, bins, **like)  # (2, bins) first cell of each bin row and column in the table
+        self.first = level.source.new_zeros(2, bins)  # (2, bins) first cell of each bin row and column in the table
         self.last = self.first - 1  # one behind the last
         self.grid = self.first
         self.lengths = (0, 0)
@@ -259,7 +267,9 @@ class _LevelScorer:
         self.lengths = height, width
         top, left = min(rows), min(cols)
         cells = self.level.cells(top, max(rows) + height, left, max(cols) + width)  # (h, w, C)
-        blocks = [cells[y - top : y - top + height, x - left : x - left + width].flatten(0, 1) for y in rows for x in cols]
+        blocks = [
+            cells[y - top : y - top + height, x - left : x - left + width].flatten(0, 1) for y in rows for x in cols
+        ]
         self.table = torch.bmm(torch.stack(blocks), self.weights.weight).flatten(0, 1)  # (bins·bins·Ly·Lx, out)
         steps = torch.arange(max(height, width), dtype=self.part.dtype, device=self.part.device)
         self.grid = self.first[:, None, :, None] + steps  # (2 axes, 1, bins, L)
@@ -288,7 +298,9 @@ class _LevelScorer:
         """Gradient of the scores by the boxes' corners in crop pixels, (P, 2 ends, 2 as x, y)."""
         by_mean = ((self.weights.out * (p.hidden > 0)) @ self.table.T).view_as(p.mean)
         by_along = p.hat.new_zeros(p.hat.shape[0], 2, self.weights.bins, p.hat.shape[-1])
-        by_along[:, 0, :, : self.lengths[0]] = torch.einsum("pkqyx,pqx->pky", by_mean, p.along_x) * p.inverse[:, None, None]
+        by_along[:, 0, :, : self.lengths[0]] = (
+            torch.einsum("pkqyx,pqx->pky", by_mean, p.along_x) * p.inverse[:, None, None]
+        )
         by_along[:, 1, :, : self.lengths[1]] = torch.einsum("pkqyx,pky->pqx", by_mean, p.along_y)
         by_end = (p.hat * by_along[:, :, None]).sum(dim=4)  # (P, 2 axes, 2 ends, bins)
         by_edge = F.pad(by_end[:, :, 1], (1, 0)) - F.pad(by_end[:, :, 0], (0, 1))  # (P, 2, bins + 1)

@@ -1,6 +1,7 @@
 """ResNet-18 and ResNet-50 with torchvision's state-dict names and several named outputs.
 
-He et al., "Deep residual learning" (CVPR 2016), v1 layout with the stride of a bottleneck on its 3×3 convolution; spec/dimp-atom.md §1.
+He et al., "Deep residual learning" (CVPR 2016); v1 layout with the stride of a bottleneck on its 3×3 convolution;
+spec/dimp-atom.md §1.
 """
 
 from __future__ import annotations

@@ -52,5 +52,7 @@ def prroi_pool(features: Tensor, rois: Tensor, output_size: tuple[int, int], spa
     out = features.new_zeros(len(rois), features.shape[1], *output_size)
     for b in image.unique().tolist():
         rows = (image == b).nonzero()[:, 0]
-        out = out.index_copy(0, rows, pool_corners(features[b : b + 1], rois[None, rows, 1:], output_size, spatial_scale)[0])
+        out = out.index_copy(
+            0, rows, pool_corners(features[b : b + 1], rois[None, rows, 1:], output_size, spatial_scale)[0]
+        )
     return out

@@ -38,7 +38,9 @@ class InstanceL2Norm(nn.Module):
         return instance_l2_norm(x, self.scale)
 
 
-def feature_head(channels_in: int, channels_out: int, blocks: int, filter_size: int, normalise: bool = True) -> nn.Sequential:
+def feature_head(
+    channels_in: int, channels_out: int, blocks: int, filter_size: int, normalise: bool = True
+) -> nn.Sequential:
     """Residual blocks, a 3×3 convolution and the instance norm with σ = √(1 / (D·k·k)); keys are the positions in the list."""
     layers: list[nn.Module] = [BasicBlock(channels_in, channels_in) for _ in range(blocks)]
     layers.append(nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False))
@@ -54,7 +56,9 @@ def feature_head(channels_in: int, channels_out: int, blocks: int, filter_size: 
 class FilterInitialiser(nn.Module):
     """First guess of the filter: a convolution, pooled over the target box of every sample, averaged over samples; §4.2."""
 
-    def __init__(self, channels: int, filter_size: int, stride: int, *, zero: bool = False, filter_norm: bool = False) -> None:
+    def __init__(
+        self, channels: int, filter_size: int, stride: int, *, zero: bool = False, filter_norm: bool = False
+    ) -> None:
         super().__init__()
         self.filter_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.filter_size, self.stride, self.filter_norm = filter_size, stride, filter_norm
@@ -299,7 +303,9 @@ class FilterOptimiser(nn.Module):
 
     stride: int
 
-    def objective(self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]) -> Objective:
+    def objective(
+        self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]
+    ) -> Objective:
         raise InputError(f"{type(self).__name__} has no objective of its own")
 
     def regularisation(self) -> Tensor:
@@ -344,7 +350,9 @@ class FilterOptimiser(nn.Module):
 def _centres(samples: Samples, boxes: Tensor, kernel: tuple[int, int], stride: int) -> tuple[Tensor, tuple[int, int]]:
     """Target centres (S, I, 2) on the score grid and the grid's size."""
     boxes = boxes[:, None] if boxes.dim() == 2 else boxes
-    return score_centres(boxes.transpose(0, 1).to(samples.cells.dtype), kernel, stride), score_size(samples.size, kernel)
+    return score_centres(boxes.transpose(0, 1).to(samples.cells.dtype), kernel, stride), score_size(
+        samples.size, kernel
+    )
 
 
 class DiMPOptimiser(FilterOptimiser):
@@ -402,12 +410,12 @@ class DiMPOptimiser(FilterOptimiser):
         index, share = low.long(), rho - low
         high = (index + 1).clamp(max=self.bins - 1)
 
-        def interpolate(conv: nn.Module) -> Tensor:
+        def interpolate(conv: nn.Conv2d) -> Tensor:
             table = conv.weight.flatten()  # (bins,)
             return torch.lerp(table[index], table[high], share)  # (..., H', W')
 
         mask, *activation = self.target_mask_predictor
-        m = interpolate(mask)
+        m = interpolate(mask)  # type: ignore[arg-type]
         for function in activation:
             m = function(m)
         return interpolate(self.label_map_predictor), m, interpolate(self.spatial_weight_predictor)
@@ -502,14 +510,19 @@ class SimpleOptimiser(FilterOptimiser):
     """SuperDiMP-simple's hinge residuals against a given dense label, with unit steps; §4.7."""
 
     def __init__(
-        self, *, stride: int = 16, init_filter_reg: float = 0.1, hinge_threshold: float = 0.05, activation_leak: float = 0.1
+        self,
+        *,
+        stride: int = 16,
+        init_filter_reg: float = 0.1,
+        hinge_threshold: float = 0.05,
+        activation_leak: float = 0.1,
     ) -> None:
         super().__init__()
         self.stride, self.hinge_threshold, self.activation_leak = stride, hinge_threshold, activation_leak
         self.residual_module = HingeResiduals(init_filter_reg)
 
     def regularisation(self) -> Tensor:
-        return self.residual_module.filter_reg**2
+        return torch.square(self.residual_module.filter_reg)
 
     def objective(
         self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]

@@ -34,7 +34,9 @@ class Densities:
     """The estimate that offsets and factors refer to, in image pixels."""
 
 
-def box_densities(score: Callable[[Tensor], Tensor], box: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def box_densities(
+    score: Callable[[Tensor], Tensor], box: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """p(box centre) and p(size) around ``box`` (4,) in crop pixels, from log-densities ``score`` (P, 4) -> (P,).
 
     Returns (position (N, N), offsets (N,), size (N, N), factors (N,)).

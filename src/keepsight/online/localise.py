@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import InputError
+
 NORMAL, HARD_NEGATIVE, UNCERTAIN, NOT_FOUND = "normal", "hard_negative", "uncertain", "not_found"
 
 
@@ -43,7 +45,7 @@ class LocalisationConfig:
 
     def __post_init__(self) -> None:
         if self.score_preprocess not in ("none", "softmax", "exp"):
-            raise ValueError(f"score_preprocess {self.score_preprocess!r} is unknown; expected none, softmax or exp")
+            raise InputError(f"score_preprocess {self.score_preprocess!r} is unknown; expected none, softmax or exp")
 
 
 @dataclass(frozen=True)

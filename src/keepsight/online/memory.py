@@ -88,7 +88,9 @@ class SampleMemory:
         """A memory with the first frame's ``samples`` (one sequence) and their ``targets`` (I, 1, ...), equally weighted."""
         count = samples.count
         if count > config.size:
-            raise InputError(f"the first frame makes {count} samples but the memory has {config.size} slots; enlarge it")
+            raise InputError(
+                f"the first frame makes {count} samples but the memory has {config.size} slots; enlarge it"
+            )
         cells = samples.cells.new_zeros(1, config.size, *samples.cells.shape[2:])
         cells[:, :count] = samples.cells
         kept = targets.new_zeros(config.size, *targets.shape[1:])

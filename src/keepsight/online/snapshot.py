@@ -27,7 +27,11 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         tensors[path] = torch.from_numpy(np.ascontiguousarray(value)).clone()
         return {"array": path}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"fields": {f.name: pack(getattr(value, f.name), tensors, f"{path}.{f.name}") for f in dataclasses.fields(value)}}
+        return {
+            "fields": {
+                f.name: pack(getattr(value, f.name), tensors, f"{path}.{f.name}") for f in dataclasses.fields(value)
+            }
+        }
     if isinstance(value, (list, tuple)):
         return {"items": [pack(v, tensors, f"{path}.{i}") for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -72,7 +76,9 @@ def save(path: Path, state: Any, identity: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     layout = pack(state, tensors)
     text = json.dumps({"identity": identity, "layout": layout})  # a string: JSON proper has no infinite thresholds
-    save_weights(path, tensors, WeightsHeader(family=FAMILY, preset=str(identity.get("tracker", "")), config={"state": text}))
+    save_weights(
+        path, tensors, WeightsHeader(family=FAMILY, preset=str(identity.get("tracker", "")), config={"state": text})
+    )
 
 
 def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) -> Any:
@@ -90,7 +96,9 @@ def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) 
         if not differs:
             return unpack(saved["layout"], dict(file.tensors), kind, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StateError(f"{path} is damaged or of another version of keepsight ({error!r}); save the state again") from error
+        raise StateError(
+            f"{path} is damaged or of another version of keepsight ({error!r}); save the state again"
+        ) from error
     detail = "; ".join(f"{k} is {_short(theirs.get(k))} there and {_short(identity[k])} here" for k in differs)
     raise StateError(f"{path} belongs to another tracker ({detail}); load the tracker that saved it")
 

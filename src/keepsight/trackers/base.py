@@ -78,7 +78,7 @@ class Tracker(ABC, Generic[TargetT]):
         given = [box] if box is not None else list(boxes or ())
         if not given:
             raise InputError("boxes is empty; give at least one (x, y, w, h)")
-        checked = [check_box(b, height, width) for b in given]  # type: ignore[arg-type]
+        checked = [check_box(b, height, width) for b in given]
         with torch.inference_mode():
             targets = self._start(image, checked)
         self._session = Session((height, width), targets)

@@ -37,7 +37,6 @@ from ..online.refine import RefineConfig, ascend, choose, proposals
 from ..online.search import View, centring_offset, clamp_position, initial_scale
 from .base import Outcome, Session, Tracker, presence_from_score
 
-
 CPU_BATCH = 4  # crops per backbone pass on a CPU: larger batches leave its caches, measured 25 % slower
 
 
@@ -90,7 +89,9 @@ class DiMPConfig:
         if self.sample_size % 32 or self.sample_size <= 0:
             raise InputError(f"sample_size is {self.sample_size}; expected a positive multiple of 32 pixels")
         if self.crop.border_mode == "inside":
-            raise InputError("border_mode 'inside' is not defined for the first frame's crop; use 'inside_major' or 'replicate'")
+            raise InputError(
+                "border_mode 'inside' is not defined for the first frame's crop; use 'inside_major' or 'replicate'"
+            )
         if self.train_skipping < 1 or self.sample_interval < 1:
             raise InputError("train_skipping and sample_interval count frames; expected at least 1")
 
@@ -270,7 +271,13 @@ class DiMPTracker(Tracker[DiMPTarget]):
             centre = target.pos[0] + offset, target.pos[1] + offset
             patches.append(
                 sample_patch(
-                    frame, centre, (target.scale * side,) * 2, (side, side), cfg.crop, device=self.device, dtype=self.dtype
+                    frame,
+                    centre,
+                    (target.scale * side,) * 2,
+                    (side, side),
+                    cfg.crop,
+                    device=self.device,
+                    dtype=self.dtype,
                 )
             )
         views = [View(p.position, p.scale, side) for p in patches]
@@ -292,7 +299,9 @@ class DiMPTracker(Tracker[DiMPTarget]):
                 target.pos = clamp_position(moved, target.size, frame.shape[:2])
             found.append(where)
         seen = [i for i, where in enumerate(found) if where.flag != NOT_FOUND]
-        self._refine([targets[i] for i in seen], [views[i] for i in seen], [found[i].flag for i in seen], seen, features)
+        self._refine(
+            [targets[i] for i in seen], [views[i] for i in seen], [found[i].flag for i in seen], seen, features
+        )
 
         outcomes = []
         for i, (target, view, where) in enumerate(zip(targets, views, found, strict=True)):
@@ -328,7 +337,12 @@ class DiMPTracker(Tracker[DiMPTarget]):
     # --- box refinement (§7.8) ---------------------------------------------------------------------------------------
 
     def _refine(
-        self, targets: list[DiMPTarget], views: list[View], flags: list[str], rows: list[int], features: BackboneFeatures
+        self,
+        targets: list[DiMPTarget],
+        views: list[View],
+        flags: list[str],
+        rows: list[int],
+        features: BackboneFeatures,
     ) -> None:
         for target, view, flag, row in zip(targets, views, flags, rows, strict=True):
             cfg = self.config.refine
@@ -386,7 +400,9 @@ class DiMPTracker(Tracker[DiMPTarget]):
         if iterations == 0:
             return False, f"{reason}, no iterations configured"
         samples, labels, weights = target.memory.filled()
-        target.filter = self.net.classifier.filter_optimizer(target.filter, samples, labels, weights, iterations).weights
+        target.filter = self.net.classifier.filter_optimizer(
+            target.filter, samples, labels, weights, iterations
+        ).weights
         return True, reason
 
     @property

@@ -63,7 +63,9 @@ class LiteConfig:
 
     def __post_init__(self) -> None:
         if self.sample_size % STRIDE != 1:
-            raise InputError(f"sample_size is {self.sample_size}; expected a multiple of {STRIDE} and one more, such as 289")
+            raise InputError(
+                f"sample_size is {self.sample_size}; expected a multiple of {STRIDE} and one more, such as 289"
+            )
         if self.crop.border_mode != "replicate":
             raise InputError(f"border_mode is {self.crop.border_mode!r}; this tracker's geometry needs 'replicate'")
 
@@ -210,7 +212,9 @@ class LiteTracker(Tracker[LiteTarget]):
         label = self._label_box(view, target.pos, target.size)[None]
         target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=flag == HARD_NEGATIVE)
         samples, labels, weights = target.memory.filled()
-        target.filter = self.net.filter_optimizer(target.filter, samples, labels, weights, cfg.update_iterations).weights
+        target.filter = self.net.filter_optimizer(
+            target.filter, samples, labels, weights, cfg.update_iterations
+        ).weights
         return True, "every frame"
 
     def _identity(self) -> dict[str, Any]:

@@ -154,9 +154,17 @@ def dimp_header(name: str | None) -> Callable[[dict[str, Tensor], Constructor | 
         with torch.device("meta"):
             net = DiMPNet(config)
         check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=guess)
-        origin = "published checkpoint" if constructor is None else f"published checkpoint, constructor {constructor.fun_name}"
+        origin = (
+            "published checkpoint"
+            if constructor is None
+            else f"published checkpoint, constructor {constructor.fun_name}"
+        )
         return WeightsHeader(
-            "dimp", guess, dataclasses.asdict(config), source=origin, licence="the authors' terms; ask them before redistributing"
+            "dimp",
+            guess,
+            dataclasses.asdict(config),
+            source=origin,
+            licence="the authors' terms; ask them before redistributing",
         )
 
     return validate
@@ -199,5 +207,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise InputError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'") from None
+        raise InputError(
+            f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'"
+        ) from None
     return chosen
