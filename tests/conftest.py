@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,19 +11,10 @@ import torch
 torch.set_num_threads(1)  # two spinning threads on a shared machine are up to 45 times slower
 sys.path.insert(0, str(Path(__file__).parent))  # tests import `golden_rules` and `reference` by name
 
-REPO = Path(__file__).resolve().parents[1]
-
-
-def golden_folder() -> Path | None:
-    """The golden numbers: $KEEPSIGHT_GOLDEN, else ../shared/golden beside the checkout."""
-    given = os.environ.get("KEEPSIGHT_GOLDEN")
-    folder = Path(given) if given else REPO.parent / "shared" / "golden"
-    return folder if folder.is_dir() else None
+from golden_rules import golden_folder  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    folder = golden_folder()
-    if folder is None:
-        pytest.skip("no golden numbers: set KEEPSIGHT_GOLDEN to a folder with blocks/ and net/")
-    return folder
+    """Tests skip, and say so, where the folder lacks the file they read."""
+    return golden_folder()

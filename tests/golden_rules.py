@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def golden_folder() -> Path:
+    """The golden numbers: $KEEPSIGHT_GOLDEN, else ../shared/golden beside the checkout, else the excerpt in tests/data."""
+    given = os.environ.get("KEEPSIGHT_GOLDEN")
+    if given:
+        if not Path(given).is_dir():
+            raise pytest.UsageError(f"KEEPSIGHT_GOLDEN is {given!r}, which is not a folder")
+        return Path(given)
+    folder = REPO.parent / "shared" / "golden"
+    return folder if folder.is_dir() else REPO / "tests" / "data" / "golden"
+
 
 G_IOU = {"atom": 2, "dimp18": 2, "dimp50": 2, "prdimp18": 20, "prdimp50": 40, "super_dimp": 40, "super_dimp_simple": 40}
 DIMP_NETWORKS = ("dimp18", "dimp50", "prdimp18", "prdimp50", "super_dimp", "super_dimp_simple")

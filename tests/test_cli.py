@@ -163,6 +163,22 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(folder), "--frames", "1"]) == 2
 
 
+def test_one_thread_for_the_small_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker, before = Steady(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for name, variable, threads in (("dimp-lite", None, 1), ("dimp50", None, 2), ("dimp-lite", "2", 2)):
+            tracker.name = name
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            if variable is not None:
+                monkeypatch.setenv("OMP_NUM_THREADS", variable)
+            with cli._one_thread(tracker):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 # ------------------------------------------------------------------------------------------------------------ writing
 
 

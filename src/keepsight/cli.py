@@ -237,6 +237,7 @@ def _track(command: Track) -> int:
                         )
                     )
                     tracker = load(command.tracker, weights=command.weights, device=command.device, seed=command.seed)
+                    stack.enter_context(_one_thread(tracker))
                     if command.save_densities is not None:
                         _require_densities(tracker)
                     first = next(frames)
@@ -319,6 +320,23 @@ def _require_densities(tracker: Tracker[Any]) -> None:
 
     if not (isinstance(tracker, DiMPTracker) and tracker.net_config.optimiser == "prdimp"):
         tracker.densities()
+
+
+@contextmanager
+def _one_thread(tracker: Tracker[Any]) -> Iterator[None]:
+    """One CPU thread for dimp-lite, which is made for it: on a busy machine threads that wait for each other are slower.
+
+    Results then do not depend on the number of cores either. A given ``OMP_NUM_THREADS`` is left as it is.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if tracker.name == "dimp-lite" and tracker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -574,6 +592,7 @@ def _demo(command: Demo) -> int:
     _tell(f"rendering and tracking {len(clip)} frames of {width}×{height} with {tracker.name} ...")
     tracked, milliseconds = [], 0.0
     with (
+        _one_thread(tracker),
         VideoWriter(folder / "clip.mp4", clip.fps) as plain,
         VideoWriter(folder / "tracked.mp4", clip.fps) as video,
         BoxWriter(folder / "boxes.csv") as boxes,

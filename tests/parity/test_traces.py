@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import golden_folder
-from golden_rules import compare, fill_network
+from golden_rules import compare, fill_network, golden_folder
 
 from keepsight.boxes import state_to_box
 from keepsight.models.dimp import DiMPNet, network_config
@@ -24,8 +23,6 @@ FAMILY = {
 
 def traces() -> list[str]:
     folder = golden_folder()
-    if folder is None:
-        return []
     files = sorted((folder / "net").glob("trace_*.npz"))
     cases = json.loads((folder / "net" / "cases.json").read_text())["traces"] if files else {}
     return [p.name for p in files if cases[p.name]["tracker"] in FAMILY]
