@@ -884,6 +884,6 @@ def test_import_is_light() -> None:
         "sys.modules['keepsight'] = package; import keepsight.video, keepsight.draw\n"
         "print([m for m in ('cv2', 'av', 'torch', 'matplotlib') if m in sys.modules])"
     )
-    folder = str(Path(video_module.__file__).parent)
+    folder = str(Path(video_module.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
