@@ -18,9 +18,10 @@ import pytest
 import torch
 
 import keepsight
-from keepsight import cli, video
+from keepsight import video
 from keepsight.boxes import Box
 from keepsight.cli import main
+from keepsight.cli.track import one_thread, parse_box
 from keepsight.errors import InputError
 from keepsight.trackers import registry
 from keepsight.trackers.base import Outcome, Tracker
@@ -172,7 +173,7 @@ def test_one_thread_for_the_small_tracker(monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
             if variable is not None:
                 monkeypatch.setenv("OMP_NUM_THREADS", variable)
-            with cli._one_thread(tracker):
+            with one_thread(tracker):
                 assert torch.get_num_threads() == threads
             assert torch.get_num_threads() == 2
     finally:
@@ -224,7 +225,7 @@ def test_boxes_are_drawn(clip: Path, steady: Any, tmp_path: Path) -> None:
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     clip: Path, steady: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "NEWS_SECONDS", 0)
+    monkeypatch.setattr("keepsight.cli.progress.NEWS_SECONDS", 0)
     assert main(["track", str(clip), "--box", BOX, "--save-boxes", str(tmp_path / "b.csv")]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 9
@@ -373,12 +374,12 @@ def test_a_damaged_picture_ends_it_or_is_passed_over(
 )
 def test_a_box_that_is_none(text: str, words: str) -> None:
     with pytest.raises(InputError) as error:
-        cli.parse_box(text)
+        parse_box(text)
     assert words in str(error.value)
 
 
 def test_a_box_is_read() -> None:
-    assert cli.parse_box(" -1, 2.5,3e1,4") == (-1, 2.5, 30, 4)
+    assert parse_box(" -1, 2.5,3e1,4") == (-1, 2.5, 30, 4)
 
 
 @pytest.mark.parametrize(

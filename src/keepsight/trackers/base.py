@@ -133,6 +133,11 @@ class Tracker(ABC, Generic[TargetT]):
             self._session = snapshot.load(Path(path), self.session_type, self._identity(), self.device)
         self._restored()
 
+    @property
+    def predicts_densities(self) -> bool:
+        """Whether :meth:`densities` has something to say."""
+        return False
+
     def densities(self) -> list[Densities]:
         """Predicted densities of each target in the last frame; only of probabilistic trackers (PrDiMP)."""
         raise InputError(f"{self.name} predicts no densities; use a PrDiMP tracker such as 'prdimp18'")

@@ -423,12 +423,16 @@ class DiMPTracker(Tracker[DiMPTarget]):
 
     # --- densities (PrDiMP, supplement §4) ---------------------------------------------------------------------------
 
+    @property
+    def predicts_densities(self) -> bool:
+        return self.net_config.optimiser == "prdimp"
+
     def densities(self) -> list[Densities]:
         """p(centre), p(box centre | size) and p(size | centre) of every target in the last frame.
 
         Raises :class:`InputError` for trackers that are not probabilistic and before the first ``update``.
         """
-        if self.net_config.optimiser != "prdimp":
+        if not self.predicts_densities:
             return super().densities()
         session = self._current()
         if self._last is None:

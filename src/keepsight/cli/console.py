@@ -1,0 +1,30 @@
+"""Printing: the one place where keepsight does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    pass
+
+
+def say(text: str) -> None:
+    """A line on standard output: what was asked for."""
+    Console(markup=False, highlight=False, soft_wrap=True).print(text)
+
+
+def tell(text: str) -> None:
+    """A line on standard error: what happens meanwhile."""
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(text)
+
+
+def complain(text: str) -> None:
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(text, style="red")
+
+
+def complain_with_traceback() -> None:
+    import traceback
+
+    tell(traceback.format_exc().rstrip())
