@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Console
-
-if TYPE_CHECKING:
-    pass
 
 
 def say(text: str) -> None:

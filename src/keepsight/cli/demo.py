@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, VideoError
-
-if TYPE_CHECKING:
-    pass
-
-from . import Demo
 from .console import say, tell
 from .outputs import given, make_folder
 from .progress import Progress
 from .track import one_thread
+
+if TYPE_CHECKING:
+    from . import Demo
 
 
 def demo(command: Demo) -> int:

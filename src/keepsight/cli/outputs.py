@@ -19,8 +19,7 @@ from ..online.state import Result, Status
 if TYPE_CHECKING:
     from ..trackers.base import Tracker
     from ..video import BoxWriter, Frame, FrameSource, VideoWriter
-
-from . import Track
+    from . import Track
 
 
 class Outputs:

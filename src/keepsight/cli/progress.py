@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from ..online.state import Result
-
-if TYPE_CHECKING:
-    pass
-
 from .console import tell
 
 NEWS_SECONDS = 10.0  # between two lines of progress where there is no terminal

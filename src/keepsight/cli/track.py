@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..boxes import Box
 from ..errors import InputError
 from ..online.state import Result, Status
-
-if TYPE_CHECKING:
-    from ..trackers.base import Tracker
-    from ..video import Frame, FrameSource
-
-from . import Track
 from .console import complain, say, tell
 from .outputs import Outputs
 from .progress import Progress
 from .signals import Stopped, StopSignals
+
+if TYPE_CHECKING:
+    from ..trackers.base import Tracker
+    from ..video import Frame, FrameSource
+    from . import Track
 
 
 def track(command: Track) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
-from . import WeightsConvert
 from .console import say
+
+if TYPE_CHECKING:
+    from . import WeightsConvert
 
 
 def list_them() -> int:
