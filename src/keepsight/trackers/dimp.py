@@ -108,7 +108,8 @@ def presets() -> dict[str, DiMPConfig]:
         dimp, weights="prdimp18", refine=relative, presence_midpoint=0.04,
         localisation=LocalisationConfig(score_preprocess="softmax", target_not_found=0.04),
     )  # fmt: skip
-    large = {"sample_size": 352, "search_area_scale": 6.0, "crop": CropConfig("inside_major", 1.5)}
+    inside_crop = CropConfig("inside_major", 1.5)
+    large = {"sample_size": 352, "search_area_scale": 6.0, "crop": inside_crop}
     wide = AugmentationConfig(rotate=_WIDE_ROTATIONS, blur=_WIDE_BLURS, dropout=(7, 0.2))
     vot = LocalisationConfig(
         target_not_found=0.0, distractor=100.0, hard_negative=0.45, displacement_scale=0.7, window=True,
@@ -140,7 +141,7 @@ def presets() -> dict[str, DiMPConfig]:
         "prdimp50_vot18": replace(
             vot18, weights="prdimp50", memory=MemoryConfig(250, 0.01, 0.02, 0.0), train_skipping=1, update_iterations=1,
             hard_negative_iterations=1, refine=relative,
-            localisation=replace(vot, distractor=99999.0, hard_negative=999999.0),
+            localisation=replace(vot, distractor=99999.0, hard_negative=999999.0), crop=inside_crop,
         ),
     }  # fmt: skip
 
