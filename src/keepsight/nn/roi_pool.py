@@ -29,16 +29,21 @@ def pool_corners(features: Tensor, corners: Tensor, output_size: tuple[int, int]
 
     Returns (B, P, C, ph, pw). Boxes without area give zeros and no gradient.
     """
-    height, width = features.shape[-2:]
+    images, channels, height, width = features.shape
+    boxes, (rows, cols) = corners.shape[1], output_size
     x0, y0, x1, y1 = (corners * spatial_scale).unbind(-1)  # (B, P) each, in cells
     x1, y1 = torch.maximum(x0, x1), torch.maximum(y0, y1)
-    along_y = hat_integrals(y0, y1, output_size[0], height)  # (B, P, ph, H)
-    along_x = hat_integrals(x0, x1, output_size[1], width)  # (B, P, pw, W)
-    area = (x1 - x0) * (y1 - y0) / (output_size[0] * output_size[1])  # (B, P), of one bin
+    along_y = hat_integrals(y0, y1, rows, height)  # (B, P, ph, H)
+    along_x = hat_integrals(x0, x1, cols, width)  # (B, P, pw, W)
+    area = (x1 - x0) * (y1 - y0) / (rows * cols)  # (B, P), of one bin
     usable = area > 0
     scale = torch.where(usable, 1 / torch.where(usable, area, torch.ones_like(area)), torch.zeros_like(area))
-    columns = torch.einsum("bchw,bpqw->bpqch", features, along_x)
-    return torch.einsum("bpqch,bpkh->bpckq", columns, along_y * scale[..., None, None])
+    along_y = (along_y * scale[..., None, None]).view(images, boxes * rows, height)
+    along_x = along_x[:, :, None].expand(-1, -1, rows, -1, -1).reshape(-1, cols, width)  # (B·P·ph, pw, W)
+    cells = features.permute(0, 2, 3, 1).reshape(images, height, width * channels)  # free for channels-last maps
+    pooled = torch.bmm(along_y, cells).view(-1, width, channels)  # (B·P·ph, W, C)
+    pooled = torch.bmm(along_x, pooled).view(images, boxes, rows, cols, channels)
+    return pooled.permute(0, 1, 4, 2, 3)  # (B, P, C, ph, pw)
 
 
 def prroi_pool(features: Tensor, rois: Tensor, output_size: tuple[int, int], spatial_scale: float) -> Tensor:
