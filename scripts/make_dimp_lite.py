@@ -30,17 +30,31 @@ from keepsight.weights.store import WeightsHeader, save_weights
 
 OUT = Path(__file__).parent.parent / "src/keepsight/weights/files/dimp-lite.safetensors"
 CROPS, SIDE, REGION = 400, 289, 5.0
-TAP_WEIGHTS = (1.0, 1.0, 1.0)  # share of each tap's variance
+TAP_WEIGHTS = (0.3, 0.5, 1.0)  # each tap's share of the variance: the deepest tells objects apart best
 # Apache-2.0, MIT, CC BY 4.0 or public domain, as their repositories say (data/train/README.md)
 SOURCES = frozenset(
-    "luxunecteknoloji/OtonomDataset bearpaw/clothing-co-parsing awwaliahus/dataset-person-detection "
-    "KomaHomu/Applying-Mask-RCNN-in-endangered-animals-detection Elbhnasy/Medical_Waste_Detection_Detectron2 "
-    "rezayoga/Instance-Aware-Semantic-Segmentation-for-Food-Calorie-Estimation-using-Mask-R-CNN tomsains/SegMush "
-    "dctisdal/fire-truck-segmentation 4a5g0030/Mask-RCNN-dog-cat-training martinezger/vehicle-detection-rcnn "
-    "DaviSeiji/ProjetoFinal---PI---BasketballSegmentation keshavarzIT/Classification-of-recycling-garbage "
-    "Max07-code/cobot-family-day AUMANSH/ships-dataset-yoloversion8 MatrixLeung/Borrat-Teacher-Occlusion-Dataset "
-    "0waisNoor/UfcFightAnalysis jsansao/ChessPiecesv23 ayten2301/rabbit kunalpohakar/Amenity-Detection-using-Detectron2 "
-    "EdjeElectronics/TensorFlow-Object-Detection-API-Tutorial-Train-Multiple-Objects-Windows-10".split()
+    [
+        "luxunecteknoloji/OtonomDataset",
+        "bearpaw/clothing-co-parsing",
+        "awwaliahus/dataset-person-detection",
+        "KomaHomu/Applying-Mask-RCNN-in-endangered-animals-detection",
+        "Elbhnasy/Medical_Waste_Detection_Detectron2",
+        "rezayoga/Instance-Aware-Semantic-Segmentation-for-Food-Calorie-Estimation-using-Mask-R-CNN",
+        "tomsains/SegMush",
+        "dctisdal/fire-truck-segmentation",
+        "4a5g0030/Mask-RCNN-dog-cat-training",
+        "martinezger/vehicle-detection-rcnn",
+        "DaviSeiji/ProjetoFinal---PI---BasketballSegmentation",
+        "keshavarzIT/Classification-of-recycling-garbage",
+        "Max07-code/cobot-family-day",
+        "AUMANSH/ships-dataset-yoloversion8",
+        "MatrixLeung/Borrat-Teacher-Occlusion-Dataset",
+        "0waisNoor/UfcFightAnalysis",
+        "jsansao/ChessPiecesv23",
+        "ayten2301/rabbit",
+        "kunalpohakar/Amenity-Detection-using-Detectron2",
+        "EdjeElectronics/TensorFlow-Object-Detection-API-Tutorial-Train-Multiple-Objects-Windows-10",
+    ]
 )
 
 
@@ -70,7 +84,7 @@ def search_regions(data: Path, seed: int) -> list[Tensor]:
 @torch.inference_mode()
 def half_whitening(net: LiteNet, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Weight (D, C) and bias (D,) of the projection."""
-    cells = torch.cat([net.taps(c)[1].permute(0, 2, 3, 1).flatten(0, 2) for c in crops]).double()  # (cells, C)
+    cells = torch.cat([net.taps(c).permute(0, 2, 3, 1).flatten(0, 2) for c in crops]).double()  # (cells, C)
     mean = cells.mean(0)
     cov = torch.cov((cells - mean).T)  # (C, C)
     shares = [net.backbone.channels[t] for t in TAPS]

@@ -45,16 +45,6 @@ class LiteNetConfig:
     """Initial scale of the target mask."""
 
 
-@dataclass(frozen=True)
-class LiteFeatures:
-    """What one pass over a batch of crops (B, 3, Z, Z) gives."""
-
-    fine: Tensor
-    """(B, 40, ceil(Z/8), ceil(Z/8)) for finding the box."""
-    coarse: Tensor
-    """(B, D, ceil(Z/16), ceil(Z/16)) for the target filter, of unit-norm scale."""
-
-
 class LiteNet(nn.Module):
     """Backbone, projection to the filter's features, and the filter's optimiser."""
 
@@ -69,23 +59,20 @@ class LiteNet(nn.Module):
             bin_displacement=config.bin_displacement, mask_init_factor=config.mask_init_factor,
         )  # fmt: skip
 
-    def taps(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB crops (B, 3, Z, Z) in 0..255 -> the map of stride 8 and all taps joined at stride 16.
+    def taps(self, crops: Tensor) -> Tensor:
+        """RGB crops (B, 3, Z, Z) in 0..255 -> backbone features (B, C, F, F) with F = ceil(Z / 16).
 
-        (B, 40, ceil(Z/8), ceil(Z/8)) and (B, C, F, F) with F = ceil(Z/16). Cell j lies at crop pixel 8·j or 16·j: the map
-        of stride 8 is averaged over the neighbours of every other cell.
+        Cell j lies at crop pixel 16·j: of the stride-8 map every other cell is taken, averaged with its neighbours.
         """
         maps = self.backbone(self.backbone.normalise(crops), TAPS)
         fine, *coarse = (maps[name] for name in TAPS)
         halved = F.avg_pool2d(fine, 3, stride=2, padding=1, count_include_pad=False)  # (B, 40, F, F)
-        return fine, torch.cat((halved, *coarse), dim=1)
+        return torch.cat((halved, *coarse), dim=1)
 
-    def features(self, crops: Tensor) -> LiteFeatures:
-        """Features of RGB crops (B, 3, Z, Z) in 0..255."""
-        fine, joined = self.taps(crops)
-        maps = self.projection(joined)
-        norm = math.sqrt(1 / (self.config.channels * self.config.filter_size**2))
-        return LiteFeatures(fine, instance_l2_norm(maps, norm))
+    def features(self, crops: Tensor) -> Tensor:
+        """RGB crops (B, 3, Z, Z) in 0..255 -> the target filter's features (B, D, F, F), of unit-norm scale."""
+        maps = self.projection(self.taps(crops))
+        return instance_l2_norm(maps, math.sqrt(1 / (self.config.channels * self.config.filter_size**2)))
 
     def for_inference(self) -> LiteNet:
         """A faster copy for tracking: batch norms folded, channels-last; the same numbers up to rounding."""

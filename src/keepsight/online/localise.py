@@ -41,7 +41,7 @@ class LocalisationConfig:
     """Find the first peak on windowed, the second on plain scores ('perform_hn_without_windowing'); else no window in the
     advanced table at all (a published quirk)."""
     subcell: bool = False
-    """Refine the chosen peak between cells by a parabola on either axis; the published trackers take the cell."""
+    """Take peaks, and their scores, between the cells by a parabola on either axis; the published trackers take the cell."""
 
     def __post_init__(self) -> None:
         if self.score_preprocess not in ("none", "softmax", "exp"):
@@ -73,20 +73,24 @@ def peak(scores: np.ndarray) -> tuple[float, tuple[int, int]]:
     return float(scores[row, col]), (row, col)
 
 
-def subcell_offset(scores: np.ndarray, row: int, col: int) -> tuple[float, float]:
-    """(row, column) from a peak to the maximum of the parabola through it and its neighbours, each within ±0.5 cells.
+def subcell_peak(scores: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Maximum between the cells and its (row, column): top of the parabolas through :func:`peak` and its neighbours.
 
-    An axis on which the peak lies at the border, or is no maximum, is left at 0.
+    It lies within ±0.5 cells of the peak; along an axis on which the peak is at the border it stays on the cell.
     """
+    height, (row, col) = peak(scores)
 
-    def vertex(before: float, here: float, after: float) -> float:
+    def top(line: np.ndarray, i: int) -> tuple[float, float]:
+        """(offset, gain) along one axis."""
+        if not 0 < i < len(line) - 1:
+            return 0.0, 0.0
+        before, here, after = (float(v) for v in line[i - 1 : i + 2])
         bend = before - 2 * here + after
-        return min(max((before - after) / (2 * bend), -0.5), 0.5) if bend < 0 else 0.0
+        offset = (before - after) / (2 * bend) if bend < 0 else 0.0
+        return offset, 0.25 * (after - before) * offset
 
-    def along(line: np.ndarray, i: int) -> float:
-        return vertex(*(float(v) for v in line[i - 1 : i + 2])) if 0 < i < len(line) - 1 else 0.0
-
-    return along(scores[:, col], row), along(scores[row], col)
+    (dy, gain_y), (dx, gain_x) = top(scores[:, col], row), top(scores[row], col)
+    return height + gain_y + gain_x, (row + dy, col + dx)
 
 
 def localise(
@@ -113,15 +117,12 @@ def localise(
     first_map = scores
     if window is not None and (not config.advanced or config.window_hard_negatives):
         first_map = scores * window
-    m1, (row, col) = peak(first_map)
+    find = subcell_peak if config.subcell else peak
+    m1, (row, col) = find(first_map)
     d1 = row - centre[0], col - centre[1]
 
     def found(displacement: tuple[float, float], flag: str) -> Localisation:
-        dy, dx = displacement
-        if config.subcell:
-            fine = subcell_offset(scores, round(dy + centre[0]), round(dx + centre[1]))
-            dy, dx = dy + fine[0], dx + fine[1]
-        return Localisation((dy * to_image, dx * to_image), flag, m1)
+        return Localisation((displacement[0] * to_image, displacement[1] * to_image), flag, m1)
 
     if not config.advanced:
         return found(d1, NORMAL)
@@ -139,7 +140,7 @@ def localise(
         max(round(row - extent[0] / 2), 0) : max(min(round(row + extent[0] / 2 + 1), height), 0),
         max(round(col - extent[1] / 2), 0) : max(min(round(col + extent[1] / 2 + 1), width), 0),
     ] = 0
-    m2, (row2, col2) = peak(rest)
+    m2, (row2, col2) = find(rest)
     d2 = row2 - centre[0], col2 - centre[1]
     previous = [(p - s) / to_image for p, s in zip(previous_pos, sample_pos, strict=True)]
     if m2 > config.distractor * m1:
