@@ -17,7 +17,6 @@ from keepsight.nn.target_filter import (
     L2Optimiser,
     PrDiMPOptimiser,
     SimpleOptimiser,
-    distance_bins,
     label_density,
     score_centres,
 )
@@ -31,12 +30,6 @@ def test_precise_roi_pooling(golden):
     by_features, by_rois = torch.autograd.grad((out * fill(*out.shape, a=0.91)).sum(), (features, rois))
     compare(by_features.flatten(), want["grad_feat"], 1e-6, "gradient by features")
     compare(by_rois.flatten(), want["grad_rois"], 2e-6, "gradient by boxes")
-
-
-def test_distance_map(golden):
-    want = block(golden, "distance_map")
-    got = distance_bins(torch.tensor(want["center_yx"]), tuple(want["sz"]), want["bins"], want["disp"])
-    compare(got.flatten(), want["map"], 1e-6, "distance map")
 
 
 # blocks/golden1.json: 4 frames × 2 sequences, 3 channels, 6 × 6 features, 4 × 4 filter (spec appendix B)
@@ -166,10 +159,6 @@ def test_maps_of_the_variants(golden):
     p = cases["variants"]["dimp_relu"]
     optimiser = variant("dimp_relu", p)
     with torch.no_grad():
-        check(
-            "dist_map_n0",
-            distance_bins(centres.flatten(0, 1), (side, side), p["bins"], p["displacement"])[: boxes.shape[1]],
-        )
         label, mask, weight = optimiser.maps(centres, (side, side))
         check("label_map", label)
         check("target_mask", mask)

@@ -95,17 +95,6 @@ def distances(centres: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return rows - centres[..., :1], cols - centres[..., 1:]
 
 
-def distance_bins(centres: Tensor, size: tuple[int, int], bins: int, displacement: float) -> Tensor:
-    """Soft assignment of each cell's distance from ``centres`` (..., 2) to bins j·displacement: (..., bins, H', W'); §4.4."""
-    dy, dx = distances(centres, size)
-    rho = torch.sqrt(dy[..., :, None] ** 2 + dx[..., None, :] ** 2) / displacement  # (..., H', W')
-    j = torch.arange(bins, dtype=centres.dtype, device=centres.device)[:, None, None]
-    offset = rho[..., None, :, :] - j
-    inner = (1 - offset[..., :-1, :, :].abs()).clamp(min=0)
-    outer = (1 + offset[..., -1:, :, :]).clamp(0, 1)  # the last bin collects everything farther away
-    return torch.cat((inner, outer), dim=-3)
-
-
 def gaussian_label(centres: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
     """Unnormalised Gaussian exp(-d² / 2σ²) around ``centres`` (..., 2): (..., H', W')."""
     dy, dx = distances(centres, size)
@@ -404,7 +393,8 @@ class DiMPOptimiser(FilterOptimiser):
         """Label y, mask m and spatial weight v around ``centres`` (..., 2): (..., H', W') each."""
         dy, dx = distances(centres, size)
         rho = torch.sqrt(dy[..., :, None] ** 2 + dx[..., None, :] ** 2) / self.displacement  # (..., H', W')
-        # a soft assignment to bins and a 1×1 convolution over them is linear interpolation in the convolution's weights
+        # §4.4 spreads each cell over two bins and weighs them by a 1×1 convolution: linear interpolation in its weights,
+        # constant beyond the last bin
         rho = rho.clamp(max=self.bins - 1)
         low = rho.floor().clamp(max=max(self.bins - 2, 0))
         index, share = low.long(), rho - low

@@ -30,6 +30,7 @@ from ..nn.correlation import Samples, correlate
 from ..nn.iou_net import BoxScorer, Modulation, ScoringWeights
 from ..nn.target_filter import gaussian_label, softmax2d
 from ..online.densities import Densities, box_densities
+from ..online.first_frame import augmented_samples
 from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
@@ -230,21 +231,15 @@ class DiMPTracker(Tracker[DiMPTarget]):
         maps = self.net.classifier_features(features)  # (T, D, F, F)
 
         first = torch.tensor(view.to_crop(pos, size), dtype=self.dtype, device=self.device)
-        shifts = [t.shift for t in transforms]
-        if cfg.augmentation.dropout is not None and cfg.augmentation.dropout[0] > 0:
-            copies, drop = cfg.augmentation.dropout
-            keep = random.keep_channels(copies, maps.shape[1], drop).to(maps)  # (copies, D)
-            maps = torch.cat((maps, maps[:1] * (keep / (1 - drop))[:, :, None, None]))
-            shifts += [transforms[0].shift] * copies
-        offsets = torch.tensor([(dx, dy, 0, 0) for dy, dx in shifts], dtype=self.dtype, device=self.device)
-        boxes = (first + offsets)[:, None]  # (I, 1, 4); mirrored and rotated samples keep the upright box: quirk Q17
+        maps, shifted, shifts = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
+        boxes = shifted[:, None]  # (I, 1, 4)
 
         start = self.net.classifier.filter_initializer(maps[:, None], boxes)  # (1, D, k, k)
         samples = Samples.from_maps(maps)
         base_size = (size[0] / scale, size[1] / scale)
         labels = boxes if not self._dense_labels else self._labels(pos, view, base_size, shifts)
         fit = self.net.classifier.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
-        modulation = self._modulation(features, boxes[:, 0], [t.kind for t in transforms])
+        modulation = self._modulation(features, shifted, [t.kind for t in transforms])
         return DiMPTarget(
             pos=pos, size=size, base_size=base_size, scale=scale, frame=1, refined_pos=None, filter=fit.weights,
             memory=SampleMemory.start(cfg.memory, samples, labels), modulation3=modulation.level3,

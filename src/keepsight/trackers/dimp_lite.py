@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..images import AugmentationConfig, CropConfig, apply_transforms, expanded_size, make_transforms, sample_patch
 from ..models.lite import STRIDE, LiteNet, LiteNetConfig
 from ..nn.correlation import Samples, correlate
+from ..online.first_frame import augmented_samples
 from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise, subcell_peak
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
@@ -146,14 +147,8 @@ class LiteTracker(Tracker[LiteTarget]):
         transforms = make_transforms(cfg.augmentation, (side, side), lambda n: random.uniform(n))
         maps = self._features(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, D, F, F)
 
-        shifts = [t.shift for t in transforms]
-        if cfg.augmentation.dropout is not None:
-            copies, drop = cfg.augmentation.dropout
-            keep = random.keep_channels(copies, maps.shape[1], drop).to(maps)  # (copies, D)
-            maps = torch.cat((maps, maps[:1] * (keep / (1 - drop))[:, :, None, None]))
-            shifts += [(0, 0)] * copies
         first = self._label_box(View(patch.position, patch.scale, side), pos, size)
-        boxes = first + torch.tensor([(dx, dy, 0, 0) for dy, dx in shifts], dtype=first.dtype, device=self.device)
+        maps, boxes, _ = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
         samples, labels = Samples.from_maps(maps), boxes[:, None]  # (I, 1, 4)
         kernel = (self.net_config.filter_size,) * 2
         start = maps.new_zeros(1, maps.shape[1], *kernel)
