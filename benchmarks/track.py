@@ -39,6 +39,8 @@ LIMITS = {
     "dimp18 frame": 1.4, "prdimp18 frame": 1.8, "dimp18 first frame": 20.0, "prdimp18 first frame": 20.0,
     "PrRoI pooling, 10 boxes, with box gradients": 0.1,
 }  # fmt: skip
+LITE = "dimp-lite frame"
+FRAMES_TIMED = {LITE: 2}
 SMALL_STEPS = {"dimp18": 0.02, "prdimp18": 5e-4}
 
 
@@ -98,7 +100,8 @@ def parts(device: torch.device) -> dict[str, Callable[[], object]]:
     lite = ks.load("dimp-lite", device=device)
     lite.init(frames[0], box=(280, 200, 56, 60))
     turn = iter(range(10**9))
-    calls["dimp-lite frame"] = lambda: lite.update(frames[next(turn) % len(frames)])
+    # every second frame of dimp-lite looks at another scale too, so two frames are timed and halved
+    calls[LITE] = lambda: [lite.update(frames[next(turn) % len(frames)]) for _ in range(2)]
     return calls
 
 
@@ -153,7 +156,7 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int, device: torch.d
                     call()
                     if device.type == "cuda":
                         torch.cuda.synchronize()
-                    best = min(best, time.perf_counter() - start)
+                    best = min(best, (time.perf_counter() - start) / FRAMES_TIMED.get(name, 1))
                 times[name].append(best * 1e3)
     reference = times["reference"]
     return {
@@ -227,7 +230,7 @@ def main() -> None:
         for name, row in speed.items():
             limit = f"{LIMITS[name]:.1f}" if name in LIMITS else ""
             print(f"{name:46s} {row['milliseconds']:8.2f} {row['ratio']:7.3f}  {limit}")
-        print(f"dimp-lite: {1e3 / speed['dimp-lite frame']['milliseconds']:.1f} frames per second (limit: at least 25)")
+        print(f"dimp-lite: {1e3 / speed[LITE]['milliseconds']:.1f} frames per second (limit: at least 25)")
     print(json.dumps(report["provenance"]))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
