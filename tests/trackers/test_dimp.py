@@ -169,3 +169,13 @@ def test_samples_of_the_first_frame():
     )
     none.init(FRAMES[0], box=BOXES[0])
     assert none._current().targets[0].memory.initial == 1
+
+
+def test_many_targets_share_one_backbone_pass(monkeypatch):
+    tracker = small_dimp("dimp18", localisation=ALWAYS)
+    tracker.init(FRAMES[0], boxes=[BOXES[0], (80, 60, 30, 30), (10, 70, 20, 20)])
+    batches = []
+    extract = tracker.net.extract
+    monkeypatch.setattr(tracker.net, "extract", lambda crops: batches.append(len(crops)) or extract(crops))
+    assert len(tracker.update_all(FRAMES[1])) == 3
+    assert batches == [3]
