@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from golden_rules import compare, fill_network, golden_folder
 
 from keepsight.boxes import state_to_box
 from keepsight.models.dimp import DiMPNet, network_config
-from keepsight.trackers.dimp import DiMPTracker, preset
+from keepsight.trackers.dimp import DiMPConfig, DiMPTracker, preset
 
 FAMILY = {
     "dimp18": "dimp18", "dimp50": "dimp50", "prdimp18": "prdimp18", "prdimp50": "prdimp50", "super_dimp": "superdimp",
@@ -66,25 +67,37 @@ class Recorded(DiMPTracker):
         self.values.append(values.numpy().copy())
 
 
-def overridden(config, overrides):
-    from dataclasses import replace
+# the reference's parameter names -> where our settings hold them
+OVERRIDES = {
+    "dropout": "augmentation.dropout", "random_shift_factor": "augmentation.random_shift_factor",
+    "augmentation_expansion_factor": "augmentation.expansion_factor", "num_init_random_boxes": "refine.random_boxes",
+    "box_jitter_pos": "refine.jitter_position", "box_jitter_sz": "refine.jitter_size", "iounet_k": "refine.top_k",
+    "box_refinement_iter": "refine.iterations", "box_refinement_step_length": "refine.step",
+    "box_refinement_step_decay": "refine.step_decay", "box_refinement_space": "refine.space",
+    "maximal_aspect_ratio": "refine.max_aspect", "sample_memory_size": "memory.size",
+    "learning_rate": "memory.learning_rate", "hard_negative_learning_rate": "memory.hard_negative_learning_rate",
+    "init_samples_minimum_weight": "memory.min_init_weight", "train_skipping": "train_skipping",
+    "train_sample_interval": "sample_interval", "net_opt_iter": "init_iterations", "net_opt_update_iter": "update_iterations",
+    "net_opt_hn_iter": "hard_negative_iterations", "search_area_scale": "search_area_scale",
+    "image_sample_size": "sample_size", "border_mode": "crop.border_mode",
+    "patch_max_scale_change": "crop.max_scale_change", "iounet_augmentation": "modulation_from_augmented",
+    "update_scale_when_uncertain": "update_scale_when_uncertain", "window_output": "localisation.window",
+    "perform_hn_without_windowing": "localisation.window_hard_negatives", "score_preprocess": "localisation.score_preprocess",
+    "target_not_found_threshold": "localisation.target_not_found", "distractor_threshold": "localisation.distractor",
+    "hard_negative_threshold": "localisation.hard_negative", "uncertain_threshold": "localisation.uncertain",
+    "hard_sample_threshold": "localisation.hard_sample", "dispalcement_scale": "localisation.displacement_scale",
+    "target_neighborhood_scale": "localisation.neighbourhood_scale",
+}  # fmt: skip
 
-    for key, value in overrides.items():
-        if key == "dropout":
-            config = replace(config, augmentation=replace(config.augmentation, dropout=value))
-        elif key == "random_shift_factor":
-            config = replace(config, augmentation=replace(config.augmentation, random_shift_factor=value))
-        elif key == "num_init_random_boxes":
-            config = replace(config, refine=replace(config.refine, random_boxes=value))
-        elif key == "sample_memory_size":
-            config = replace(config, memory=replace(config.memory, size=value))
-        elif key in ("train_skipping", "search_area_scale"):
-            config = replace(config, **{key: value})
-        elif key == "image_sample_size":
-            config = replace(config, sample_size=value)
-        else:
-            raise KeyError(f"override {key!r} is not known to this test")
-    return replace(config, crop=replace(config.crop, patch_arithmetic="float"))
+
+def overridden(config: DiMPConfig, overrides: dict) -> DiMPConfig:
+    for key, value in {**overrides, "patch arithmetic": "float"}.items():
+        path = "crop.patch_arithmetic" if key == "patch arithmetic" else OVERRIDES[key]
+        value = tuple(value) if isinstance(value, list) else value
+        part, _, name = path.rpartition(".")
+        change = {name: value} if not part else {part: replace(getattr(config, part), **{name: value})}
+        config = replace(config, **change)
+    return config
 
 
 def run(golden: Path, name: str, dtype: torch.dtype):
