@@ -101,10 +101,6 @@ class DiMPNetConfig:
                 )
 
 
-def _published(**options: Any) -> DiMPNetConfig:
-    return DiMPNetConfig(**options)
-
-
 def network_config(name: str) -> DiMPNetConfig:
     """Configuration of a published network by its weights' name (spec §5, "net options").
 

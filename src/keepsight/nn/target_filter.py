@@ -10,6 +10,7 @@ Shapes: I samples of S sequences, D channels, features H × W, filter kh × kw, 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -282,7 +283,7 @@ def _weights_or_even(sample_weight: Tensor | None, samples: Samples) -> Tensor:
     return sample_weight.to(cells.dtype).T.expand(cells.shape[:2])
 
 
-class FilterOptimiser(nn.Module):
+class FilterOptimiser(nn.Module, ABC):
     """Common call of the optimisers.
 
     ``forward(weights, samples, target, sample_weight, iterations)``: ``weights`` (S, D, kh, kw), ``target`` the boxes (I, S, 4)
@@ -292,14 +293,15 @@ class FilterOptimiser(nn.Module):
 
     stride: int
 
+    @abstractmethod
     def objective(
         self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]
     ) -> Objective:
-        raise InputError(f"{type(self).__name__} has no objective of its own")
+        """What is minimised, for these samples and targets and a filter of size ``kernel``."""
 
+    @abstractmethod
     def regularisation(self) -> Tensor:
         """λ of ½λ‖w‖²."""
-        raise InputError(f"{type(self).__name__} has no regularisation of its own")
 
     def step(self) -> tuple[Tensor | float, float]:
         """(step factor τ, ε of the denominator)."""
@@ -336,6 +338,24 @@ class FilterOptimiser(nn.Module):
         )
 
 
+class _LearnedSteps(FilterOptimiser):
+    """The two learned numbers that DiMP, L2 and PrDiMP share, under their published names."""
+
+    def __init__(
+        self, stride: int, init_step_length: float, init_filter_reg: float, min_filter_reg: float, alpha_eps: float
+    ) -> None:
+        super().__init__()
+        self.stride, self.min_filter_reg, self.alpha_eps = stride, min_filter_reg, alpha_eps
+        self.log_step_length = nn.Parameter(torch.full((1,), math.log(init_step_length)))
+        self.filter_reg = nn.Parameter(torch.full((1,), init_filter_reg))
+
+    def regularisation(self) -> Tensor:
+        return (self.filter_reg**2).clamp(min=self.min_filter_reg**2)
+
+    def step(self) -> tuple[Tensor, float]:
+        return torch.exp(self.log_step_length), self.alpha_eps
+
+
 def _centres(samples: Samples, boxes: Tensor, kernel: tuple[int, int], stride: int) -> tuple[Tensor, tuple[int, int]]:
     """Target centres (S, I, 2) on the score grid and the grid's size."""
     boxes = boxes[:, None] if boxes.dim() == 2 else boxes
@@ -344,7 +364,7 @@ def _centres(samples: Samples, boxes: Tensor, kernel: tuple[int, int], stride: i
     )
 
 
-class DiMPOptimiser(FilterOptimiser):
+class DiMPOptimiser(_LearnedSteps):
     """DiMP's Gauss-Newton steepest descent with learned label, mask and spatial weight; §4.4."""
 
     def __init__(
@@ -363,16 +383,13 @@ class DiMPOptimiser(FilterOptimiser):
         mask_act: str = "sigmoid",
         alpha_eps: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(stride, init_step_length, init_filter_reg, min_filter_reg, alpha_eps)
         if score_act not in ("relu", "bentpar"):
             raise InputError(f"score_act {score_act!r} is unknown; expected 'relu' or 'bentpar'")
         if mask_act not in ("sigmoid", "linear"):
             raise InputError(f"mask_act {mask_act!r} is unknown; expected 'sigmoid' or 'linear'")
-        self.stride, self.bins, self.displacement = stride, num_dist_bins, bin_displacement
+        self.bins, self.displacement = num_dist_bins, bin_displacement
         self.bend = None if score_act == "relu" else (1.0 if act_param is None else act_param)
-        self.min_filter_reg, self.alpha_eps = min_filter_reg, alpha_eps
-        self.log_step_length = nn.Parameter(torch.full((1,), math.log(init_step_length)))
-        self.filter_reg = nn.Parameter(torch.full((1,), init_filter_reg))
         d = torch.arange(num_dist_bins, dtype=torch.float32) * bin_displacement
         gauss = torch.zeros_like(d) if init_gauss_sigma == 0 else torch.exp(-0.5 * (d / init_gauss_sigma) ** 2)
         if init_gauss_sigma == 0:
@@ -382,12 +399,6 @@ class DiMPOptimiser(FilterOptimiser):
         mask = _bin_map(mask_init_factor * torch.tanh(2.0 - d) + linear_bias)
         self.target_mask_predictor = nn.Sequential(mask, *([nn.Sigmoid()] if mask_act == "sigmoid" else []))
         self.spatial_weight_predictor = _bin_map(torch.ones_like(d))
-
-    def regularisation(self) -> Tensor:
-        return (self.filter_reg**2).clamp(min=self.min_filter_reg**2)
-
-    def step(self) -> tuple[Tensor, float]:
-        return torch.exp(self.log_step_length), self.alpha_eps
 
     def maps(self, centres: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Label y, mask m and spatial weight v around ``centres`` (..., 2): (..., H', W') each."""
@@ -425,7 +436,7 @@ def _bin_map(values: Tensor) -> nn.Conv2d:
     return conv
 
 
-class L2Optimiser(FilterOptimiser):
+class L2Optimiser(_LearnedSteps):
     """DiMP's ablation with a fixed Gaussian label and a plain hinge; §4.5. No published checkpoint."""
 
     def __init__(
@@ -439,14 +450,8 @@ class L2Optimiser(FilterOptimiser):
         min_filter_reg: float = 1e-3,
         alpha_eps: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.stride, self.sigma, self.hinge_threshold = stride, gauss_sigma, hinge_threshold
-        self.min_filter_reg, self.alpha_eps = min_filter_reg, alpha_eps
-        self.log_step_length = nn.Parameter(torch.full((1,), math.log(init_step_length)))
-        self.filter_reg = nn.Parameter(torch.full((1,), init_filter_reg))
-
-    regularisation = DiMPOptimiser.regularisation
-    step = DiMPOptimiser.step
+        super().__init__(stride, init_step_length, init_filter_reg, min_filter_reg, alpha_eps)
+        self.sigma, self.hinge_threshold = gauss_sigma, hinge_threshold
 
     def objective(
         self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]
@@ -458,7 +463,7 @@ class L2Optimiser(FilterOptimiser):
         return GaussNewtonObjective(label * mask, mask, gamma.sqrt(), flat_at_zero=True)
 
 
-class PrDiMPOptimiser(FilterOptimiser):
+class PrDiMPOptimiser(_LearnedSteps):
     """PrDiMP's Newton steepest descent on the KL divergence to a label density; §4.6."""
 
     def __init__(
@@ -472,14 +477,8 @@ class PrDiMPOptimiser(FilterOptimiser):
         softmax_reg: float | None = None,
         density: DensityConfig = DensityConfig(),
     ) -> None:
-        super().__init__()
-        self.stride, self.density, self.softmax_reg = stride, density, softmax_reg
-        self.min_filter_reg, self.alpha_eps = min_filter_reg, alpha_eps
-        self.log_step_length = nn.Parameter(torch.full((1,), math.log(init_step_length)))
-        self.filter_reg = nn.Parameter(torch.full((1,), init_filter_reg))
-
-    regularisation = DiMPOptimiser.regularisation
-    step = DiMPOptimiser.step
+        super().__init__(stride, init_step_length, init_filter_reg, min_filter_reg, alpha_eps)
+        self.density, self.softmax_reg = density, softmax_reg
 
     def objective(
         self, samples: Samples, target: Tensor, sample_weight: Tensor | None, kernel: tuple[int, int]

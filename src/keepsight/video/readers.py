@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,7 +46,7 @@ class Frame:
     """File name of an image; None for videos, cameras and streams."""
 
 
-class Reader:
+class Reader(ABC):
     """What every kind of source has in common. ``pictures`` yields each picture once, in order, from ``start`` on."""
 
     fps: float | None = None
@@ -60,10 +61,11 @@ class Reader:
         self.gaps: list[int] = []
         self.ended: str | None = None
 
+    @abstractmethod
     def pictures(self, start: int) -> Iterator[Frame]:
-        raise NotImplementedError
+        """The source's pictures from number ``start`` on, one at a time."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (image readers hold nothing)
         """Give back what the reader holds; may be called twice."""
 
     def bad(self, index: int, reason: str) -> None:
