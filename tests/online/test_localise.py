@@ -22,7 +22,7 @@ def score_map(*peaks: tuple[int, int, float]) -> np.ndarray:
 
 def run(scores, previous=(0.0, 0.0), size=(16.0, 16.0), **config):
     return localise(
-        scores, LocalisationConfig(**config), cell=16.0, output_cells=18, sample_scale=1.0, sample_pos=(0.0, 0.0),
+        scores, LocalisationConfig(**config), cell=16.0, sample_scale=1.0, sample_pos=(0.0, 0.0),
         previous_pos=previous, target_size=size,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_neighbourhood_at_the_border():
 
 def test_translation_is_in_image_pixels():
     found = localise(
-        score_map((7, 12, 1.0)), LocalisationConfig(), cell=16.0, output_cells=18, sample_scale=0.5, sample_pos=(50.0, 60.0),
+        score_map((7, 12, 1.0)), LocalisationConfig(), cell=16.0, sample_scale=0.5, sample_pos=(50.0, 60.0),
         previous_pos=(50.0, 60.0), target_size=(20.0, 20.0),
     )  # fmt: skip
     assert found.translation == (-16.0, 24.0)

@@ -34,7 +34,6 @@ def test_decision_table_and_clamp(golden):
             scores,
             config,
             cell=16.0,
-            output_cells=side - 1,
             sample_scale=float(data["in_sample_scale"][j]),
             sample_pos=sample_pos,
             previous_pos=data["in_pos"][j].tolist(),

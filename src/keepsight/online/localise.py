@@ -98,7 +98,6 @@ def localise(
     config: LocalisationConfig,
     *,
     cell: float,
-    output_cells: int,
     sample_scale: float,
     sample_pos: Sequence[float],
     previous_pos: Sequence[float],
@@ -106,9 +105,9 @@ def localise(
 ) -> Localisation:
     """Apply the decision table to one preprocessed score map.
 
-    ``scores``: (H', W'). ``cell``: crop pixels per score cell, Z / o. ``output_cells``: o, the map's side without the extra cell
-    of even filters. ``sample_scale``: image pixels per crop pixel. ``sample_pos``: centre of the crop, ``previous_pos``: last
-    position of the target, both (row, column) in image pixels. ``target_size``: (h, w) in image pixels.
+    ``scores``: (H', W'). ``cell``: crop pixels per score cell, Z / o with the map's side o without the extra cell of even filters.
+    ``sample_scale``: image pixels per crop pixel. ``sample_pos``: centre of the crop, ``previous_pos``: last position of the
+    target, both (row, column) in image pixels. ``target_size``: (h, w) in image pixels.
     """
     height, width = scores.shape
     centre = (height - 1) / 2, (width - 1) / 2

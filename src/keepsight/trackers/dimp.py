@@ -287,7 +287,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
         found = []
         for i, (target, view) in enumerate(zip(targets, views, strict=True)):
             where = localise(
-                scores[i], cfg.localisation, cell=side / self.cells, output_cells=self.cells, sample_scale=view.scale,
+                scores[i], cfg.localisation, cell=side / self.cells, sample_scale=view.scale,
                 sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
             )  # fmt: skip
             if where.flag != NOT_FOUND:

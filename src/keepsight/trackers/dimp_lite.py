@@ -236,7 +236,7 @@ class LiteTracker(Tracker[LiteTarget]):
         """Move a target to where the scores (F, F) of its region say, and learn from the features ``maps`` (D, F, F)."""
         cfg = self.config
         where = localise(
-            scores, cfg.localisation, cell=STRIDE, output_cells=self.cells, sample_scale=view.scale,
+            scores, cfg.localisation, cell=STRIDE, sample_scale=view.scale,
             sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
         )  # fmt: skip
         target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
