@@ -105,7 +105,7 @@ def localise(
 ) -> Localisation:
     """Apply the decision table to one preprocessed score map.
 
-    ``scores``: (H', W'). ``cell``: crop pixels per score cell, Z / o with the map's side o without the extra cell of even filters.
+    ``scores``: (H', W'). ``cell``: crop pixels per score cell, Z / o (o: the map's side without an even filter's extra cell).
     ``sample_scale``: image pixels per crop pixel. ``sample_pos``: centre of the crop, ``previous_pos``: last position of the
     target, both (row, column) in image pixels. ``target_size``: (h, w) in image pixels.
     """
