@@ -132,7 +132,7 @@ def stages(
     calls["  classifier head"] = lambda: tracker.net.classifier_features(features)
     calls["  filter"] = lambda: correlate(maps, target.filter)
     calls["  box refinement, 10 boxes, 10 steps"] = lambda: ascend(
-        tracker._scorer(target, features, 0), jittered, tracker.config.refine
+        tracker._scorer(target, features), jittered, tracker.config.refine
     )
     samples, labels, weights = target.memory.filled()
     optimiser = tracker.net.classifier.filter_optimizer

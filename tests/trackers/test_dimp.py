@@ -64,7 +64,7 @@ def test_position_density_is_the_softmax_of_the_overlap_predictor():
         scores = net.predict(modulation, maps, boxes[None].float())[0]
     want = torch.softmax(scores.double(), 0).view(len(offsets), -1).numpy()
     assert np.allclose(density.position, want, rtol=1e-3, atol=1e-9)
-    assert isinstance(tracker._scorer(target, features, 0), BoxScorer)
+    assert isinstance(tracker._scorer(target, features), BoxScorer)
 
 
 def test_only_probabilistic_trackers_have_densities():

@@ -18,6 +18,11 @@ from ..weights.store import WeightsHeader, load_weights, save_weights
 FAMILY = "tracker-state"
 
 
+def derived() -> Any:
+    """A field of a state that is computed from the others when needed: None at first, and never saved."""
+    return dataclasses.field(default=None, repr=False, compare=False, metadata={"saved": False})
+
+
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
     """``value`` as JSON data; tensors and arrays in it go to ``tensors`` under their path."""
     if isinstance(value, Tensor):
@@ -27,11 +32,8 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         tensors[path] = torch.from_numpy(np.ascontiguousarray(value)).clone()
         return {"array": path}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            "fields": {
-                f.name: pack(getattr(value, f.name), tensors, f"{path}.{f.name}") for f in dataclasses.fields(value)
-            }
-        }
+        names = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
+        return {"fields": {name: pack(getattr(value, name), tensors, f"{path}.{name}") for name in names}}
     if isinstance(value, (list, tuple)):
         return {"items": [pack(v, tensors, f"{path}.{i}") for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -6,15 +6,15 @@ Read top to bottom: the settings, what is remembered about a target, the first f
 from __future__ import annotations
 
 import dataclasses
-import json
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..boxes import Box, box_to_state
+from ..boxes import Box, box_to_state, state_to_box
 from ..errors import InputError, nearest_names
 from ..images import (
     AugmentationConfig,
@@ -36,6 +36,7 @@ from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
 from ..online.refine import RefineConfig, ascend, choose, proposals
 from ..online.search import View, centring_offset, clamp_position, initial_scale
+from ..online.snapshot import derived
 from .base import Outcome, Session, Tracker, presence_from_score
 
 CPU_BATCH = 4  # crops per backbone pass on a CPU: larger batches leave its caches, measured 25 % slower
@@ -179,15 +180,18 @@ class DiMPTarget:
     modulation4: Tensor
     """(1, C) for its stride-16 level."""
     random: RandomSource
+    scoring: ScoringWeights | None = derived()
+    """The overlap predictor with the modulation folded in; made when first needed."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _LastFrame:
     """What :meth:`DiMPTracker.densities` needs of the frame just tracked; not part of the state."""
 
     features: BackboneFeatures
-    views: list[View] = field(default_factory=list)
-    probabilities: list[np.ndarray] = field(default_factory=list)
+    views: list[View]
+    scores: Tensor
+    """(N, H', W'), raw."""
 
 
 class DiMPTracker(Tracker[DiMPTarget]):
@@ -201,7 +205,6 @@ class DiMPTracker(Tracker[DiMPTarget]):
         self.net = net.for_inference().to(device)
         self.dtype = next(net.parameters()).dtype
         self.cells = config.sample_size // STRIDE  # F, side of the classifier's features
-        self._scoring: dict[int, tuple[Tensor, ScoringWeights]] = {}  # folded predictor weights of each target
         self._last: _LastFrame | None = None
 
     # --- first frame (§7.1, 7.3, 7.7) --------------------------------------------------------------------------------
@@ -225,7 +228,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
             frame, view.pos, [scale * e for e in expanded], expanded, CropConfig("replicate", None, cfg.crop.patch_arithmetic),
             device=self.device, dtype=self.dtype,
         )  # fmt: skip
-        transforms = make_transforms(cfg.augmentation, (side, side), lambda n: random.uniform(n))
+        transforms = make_transforms(cfg.augmentation, (side, side), random.uniform)
         crops = normalise(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, 3, Z, Z)
         features = self._extract(crops)
         maps = self.net.classifier_features(features)  # (T, D, F, F)
@@ -284,31 +287,38 @@ class DiMPTracker(Tracker[DiMPTarget]):
         raw = correlate(maps, filters)  # (N, H', W')
         scores = self._preprocess(raw).cpu().numpy()
 
-        found = []
-        for i, (target, view) in enumerate(zip(targets, views, strict=True)):
-            where = localise(
-                scores[i], cfg.localisation, cell=side / self.cells, sample_scale=view.scale,
-                sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
-            )  # fmt: skip
-            if where.flag != NOT_FOUND:
-                moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
-                target.pos = clamp_position(moved, target.size, frame.shape[:2])
-            found.append(where)
-        seen = [i for i, where in enumerate(found) if where.flag != NOT_FOUND]
-        self._refine(
-            [targets[i] for i in seen], [views[i] for i in seen], [found[i].flag for i in seen], seen, features
-        )
-
-        outcomes = []
-        for i, (target, view, where) in enumerate(zip(targets, views, found, strict=True)):
-            updated, reason = self._update(target, view, maps[i], where.flag, where.max_score)
-            if where.flag != NOT_FOUND and cfg.keep_stale_position and target.refined_pos is not None:
-                target.pos = target.refined_pos
-            presence = presence_from_score(where.max_score, cfg.presence_midpoint)
-            outcomes.append(Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason))
-        self._last = _LastFrame(features, views, list(softmax2d(raw, self._softmax_reg).double().cpu().numpy()))
+        outcomes = [
+            self._follow(target, view, scores[i], maps[i], features[slice(i, i + 1)], frame.shape[:2])
+            for i, (target, view) in enumerate(zip(targets, views, strict=True))
+        ]
+        self._last = _LastFrame(features, views, raw)
         self._observe(raw, outcomes)
         return outcomes
+
+    def _follow(
+        self,
+        target: DiMPTarget,
+        view: View,
+        scores: np.ndarray,
+        maps: Tensor,
+        features: BackboneFeatures,
+        frame_size: tuple[int, int],
+    ) -> Outcome:
+        """Move one target to where its scores (H', W') say, refine its box, and learn from its ``maps`` (D, F, F)."""
+        cfg = self.config
+        where = localise(
+            scores, cfg.localisation, cell=self.config.sample_size / self.cells, sample_scale=view.scale,
+            sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
+        )  # fmt: skip
+        if where.flag != NOT_FOUND:
+            moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
+            target.pos = clamp_position(moved, target.size, frame_size)
+            self._refine(target, view, where.flag, features)
+        updated, reason = self._update(target, view, maps, where.flag, where.max_score)
+        if where.flag != NOT_FOUND and cfg.keep_stale_position and target.refined_pos is not None:
+            target.pos = target.refined_pos
+        presence = presence_from_score(where.max_score, cfg.presence_midpoint)
+        return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)
 
     def _observe(self, raw_scores: Tensor, outcomes: list[Outcome]) -> None:
         """Hook for tests and analysis: raw score maps (N, H', W') and outcomes of the frame just tracked."""
@@ -332,47 +342,34 @@ class DiMPTracker(Tracker[DiMPTarget]):
 
     # --- box refinement (§7.8) ---------------------------------------------------------------------------------------
 
-    def _refine(
-        self,
-        targets: list[DiMPTarget],
-        views: list[View],
-        flags: list[str],
-        rows: list[int],
-        features: BackboneFeatures,
-    ) -> None:
-        for target, view, flag, row in zip(targets, views, flags, rows, strict=True):
-            cfg = self.config.refine
-            box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
-            uniforms = target.random.uniform(cfg.random_boxes, 4).to(box) if cfg.random_boxes else None
-            scorer = self._scorer(target, features, row)
-            boxes, values = ascend(scorer, proposals(box, uniforms, cfg), cfg)
-            self._observe_boxes(boxes, values)
-            best = choose(boxes, values, cfg)
-            if best is None:
-                continue  # position, size and scale stay as the classifier left them
-            target.pos, target.size = view.to_image(best.tolist(), self.config.keep_half_pixel_bias)
-            target.refined_pos = target.pos
-            if flag != UNCERTAIN or self.config.update_scale_when_uncertain:
-                base = target.base_size
-                target.scale = float(np.sqrt(target.size[0] * target.size[1] / (base[0] * base[1])))
+    def _refine(self, target: DiMPTarget, view: View, flag: str, features: BackboneFeatures) -> None:
+        cfg = self.config.refine
+        box = self._crop_box(target, view)
+        uniforms = target.random.uniform(cfg.random_boxes, 4).to(box) if cfg.random_boxes else None
+        boxes, values = ascend(self._scorer(target, features), proposals(box, uniforms, cfg), cfg)
+        self._observe_boxes(boxes, values)
+        best = choose(boxes, values, cfg)
+        if best is None:
+            return  # position, size and scale stay as the classifier left them
+        target.pos, target.size = view.to_image(best.tolist(), self.config.keep_half_pixel_bias)
+        target.refined_pos = target.pos
+        if flag != UNCERTAIN or self.config.update_scale_when_uncertain:
+            base = target.base_size
+            target.scale = math.sqrt(target.size[0] * target.size[1] / (base[0] * base[1]))
+
+    def _crop_box(self, target: DiMPTarget, view: View) -> Tensor:
+        """(4,) xywh in crop pixels."""
+        return torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
 
     def _observe_boxes(self, boxes: Tensor, values: Tensor) -> None:
         """Hook for tests and analysis: refined boxes (P, 4) and their values (P,) before the choice."""
 
-    def _scorer(self, target: DiMPTarget, features: BackboneFeatures, row: int) -> BoxScorer:
-        maps = features[slice(row, row + 1)]
-        return BoxScorer(self._scoring_weights(target), self.net.bb_regressor.test_branch(maps.layer2, maps.layer3))
-
-    def _scoring_weights(self, target: DiMPTarget) -> ScoringWeights:
-        """Folded once per target; kept as long as the modulation is the same tensor."""
-        known = self._scoring.get(id(target))
-        if known is None or known[0] is not target.modulation3:
-            if len(self._scoring) > 64:
-                self._scoring.clear()
+    def _scorer(self, target: DiMPTarget, features: BackboneFeatures) -> BoxScorer:
+        """Scores boxes of one crop, ``features`` (1, ...), for ``target``."""
+        if target.scoring is None:
             modulation = Modulation(target.modulation3, target.modulation4)
-            known = (target.modulation3, self.net.bb_regressor.scoring_weights(modulation))
-            self._scoring[id(target)] = known
-        return known[1]
+            target.scoring = self.net.bb_regressor.scoring_weights(modulation)
+        return BoxScorer(target.scoring, self.net.bb_regressor.test_branch(features.layer2, features.layer3))
 
     # --- memory and target model (§7.7, 7.10) ------------------------------------------------------------------------
 
@@ -382,8 +379,10 @@ class DiMPTracker(Tracker[DiMPTarget]):
             return False, "target lost" if flag == NOT_FOUND else "location uncertain"
         hard = flag == HARD_NEGATIVE
         if hard or target.frame % cfg.sample_interval == 0:
-            box = torch.tensor([view.to_crop(target.pos, target.size)], dtype=self.dtype, device=self.device)
-            label = self._labels(target.pos, view, target.base_size, [(0, 0)])[0] if self._dense_labels else box
+            if self._dense_labels:
+                label = self._labels(target.pos, view, target.base_size, [(0, 0)])[0]
+            else:
+                label = self._crop_box(target, view)[None]
             target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=hard)
         if hard:
             iterations, reason = cfg.hard_negative_iterations, "hard negative"
@@ -410,7 +409,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
     ) -> Tensor:
         """Dense Gaussian labels (I, 1, H', W') of SuperDiMP-simple, one for each crop-pixel shift (row, column); §7.10."""
         cells, side = self.cells, self.config.sample_size
-        sigma = cells / side * float(np.sqrt(base_size[0] * base_size[1])) / 4
+        sigma = cells / side * math.sqrt(base_size[0] * base_size[1]) / 4
         centre = [cells * ((p - v) / (view.scale * side) + 0.5) for p, v in zip(pos, view.pos, strict=True)]
         centres = torch.tensor(shifts, dtype=self.dtype, device=self.device) * (cells / side)
         centres = centres + torch.tensor(centre, dtype=self.dtype, device=self.device)  # (I, 2)
@@ -435,23 +434,21 @@ class DiMPTracker(Tracker[DiMPTarget]):
             raise InputError("no frame tracked yet; call update(frame) before densities()")
         last, found = self._last, []
         with torch.inference_mode():
+            probabilities = softmax2d(last.scores, self._softmax_reg).double().cpu().numpy()
             for i, (target, view) in enumerate(zip(session.targets, last.views, strict=True)):
-                scorer = self._scorer(target, last.features, i)
-                crop_box = torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
-                position, offsets, size, factors = box_densities(scorer.score, crop_box)
-                probability = last.probabilities[i]
+                scorer = self._scorer(target, last.features[slice(i, i + 1)])
+                position, offsets, size, factors = box_densities(scorer.score, self._crop_box(target, view))
+                probability = probabilities[i]
                 rows, cols = probability.shape
                 top, left = view.point_to_image(-STRIDE / 2, -STRIDE / 2)  # cell n lies at crop pixel 16 n
                 region = Box(left, top, cols * STRIDE * view.scale, rows * STRIDE * view.scale)
-                (row, col), (h, w) = target.pos, target.size
-                box = Box(col - (w - 1) / 2, row - (h - 1) / 2, w, h)
+                box = state_to_box(target.pos, target.size)
                 found.append(Densities(probability / probability.sum(), region, position, offsets, size, factors, box))
         return found
 
     def _identity(self) -> dict[str, Any]:
-        description = json.dumps([dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)])
-        return {"tracker": self.name, "dtype": str(self.dtype), "settings": json.loads(description)}
+        settings = [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)]
+        return {"tracker": self.name, "dtype": str(self.dtype), "settings": settings}
 
     def _restored(self) -> None:
-        self._scoring.clear()
         self._last = None

@@ -8,7 +8,6 @@ crop pixel 16 j and the middle cell at the middle pixel; the filter is odd and l
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +143,7 @@ class LiteTracker(Tracker[LiteTarget]):
         scale = initial_scale(size, cfg.search_area_scale, side)
         expanded = expanded_size((side, side), cfg.augmentation.expansion_factor)
         patch = sample_patch(frame, pos, [scale * e for e in expanded], expanded, cfg.crop, device=self.device)
-        transforms = make_transforms(cfg.augmentation, (side, side), lambda n: random.uniform(n))
+        transforms = make_transforms(cfg.augmentation, (side, side), random.uniform)
         maps = self._features(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, D, F, F)
 
         first = self._label_box(View(patch.position, patch.scale, side), pos, size)
@@ -271,5 +270,7 @@ class LiteTracker(Tracker[LiteTarget]):
         return True, "every frame"
 
     def _identity(self) -> dict[str, Any]:
-        description = json.dumps([dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)])
-        return {"tracker": self.name, "settings": json.loads(description)}
+        return {
+            "tracker": self.name,
+            "settings": [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)],
+        }
