@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import fnmatch
 import hashlib
 import importlib
@@ -45,8 +44,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from provenance import ROOT, provenance
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "keepsight"
 
 # frame (BGR) -> box xywh, lost or not, presence in 0..1 or None
@@ -231,23 +230,6 @@ def run_elsewhere(python: Path, trackers: list[str], args: argparse.Namespace) -
             command += [f"--{option}", str(getattr(args, option))]
     if subprocess.run(command).returncode:
         sys.exit(f"the OpenCV part failed under {python}; results so far are kept in {args.cache}")
-
-
-def provenance() -> dict[str, str]:
-    """Where and when a result was made."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "--short=12", "HEAD") or "none yet"
-    changed = " with uncommitted changes" if git("status", "--porcelain", "--", "src", "benchmarks/*.py") else ""
-    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return {"date": date, "cpu": f"{cpu}, {os.cpu_count()} cores", "commit": commit + changed}
 
 
 # --- scores and tables --------------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import provenance
 
 import keepsight as ks
 from keepsight.boxes import xywh_to_corners
@@ -186,27 +185,10 @@ def memory(count: int, device: torch.device) -> dict[str, dict[str, float]]:
             tracker.update(frames[i % len(frames)])
             if i == 100:
                 at_100 = resident_megabytes()
-            if i > 100 and i % 50 == 0:
+            if i > 100 and (i % 50 == 0 or i == count):
                 highest = max(highest, resident_megabytes())
         found[name] = {"at_frame_100": at_100, "highest_after": highest, "growth": highest - at_100}
     return found
-
-
-def provenance() -> dict[str, str]:
-    def git(*words: str) -> str:
-        out = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
-        return out.stdout.strip() or "unknown"
-
-    dirty = "" if git("status", "--porcelain", "--", "../src") == "unknown" else " with uncommitted changes"
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    return {
-        "commit": git("rev-parse", "--short=12", "HEAD") + dirty,
-        "cpu": cpu or platform.processor(), "torch": torch.__version__, "keepsight": ks.__version__,
-        "date": time.strftime("%Y-%m-%d"), "load average": " ".join(f"{v:.1f}" for v in os.getloadavg()),
-    }  # fmt: skip
 
 
 def main() -> None:
@@ -217,13 +199,17 @@ def main() -> None:
     parser.add_argument("--memory", type=int, metavar="FRAMES", help="measure resident memory instead of speed")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     args = parser.parse_args()
+    if args.memory is not None and args.memory <= 100:
+        parser.error("--memory compares with frame 100; give more frames than that")
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    report: dict[str, object] = {"provenance": provenance(), "threads": args.threads, "device": str(device)}
+    made = provenance() | {"torch": torch.__version__, "keepsight": ks.__version__}
+    made["load average"] = " ".join(f"{v:.1f}" for v in os.getloadavg())
+    report: dict[str, object] = {"provenance": made, "threads": args.threads, "device": str(device)}
     if args.memory:
-        report["memory"] = memory(args.memory, device)
-        for name, row in memory_rows(report):
-            print(f"{name:12s} {row}")
+        report["memory"] = found = memory(args.memory, device)
+        for name, megabytes in found.items():
+            print(f"{name:12s} " + ", ".join(f"{k} {v:.1f} MB" for k, v in megabytes.items()))
     else:
         report["speed"] = speed = measure(parts(device), args.rounds, device)
         print(f"{'part':46s} {'ms':>8s} {'ratio':>7s}  limit")
@@ -234,13 +220,6 @@ def main() -> None:
     print(json.dumps(report["provenance"]))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def memory_rows(report: dict[str, object]) -> list[tuple[str, str]]:
-    rows = []
-    for name, row in report["memory"].items():  # type: ignore[attr-defined]
-        rows.append((name, ", ".join(f"{k} {v:.1f} MB" for k, v in row.items())))
-    return rows
 
 
 if __name__ == "__main__":

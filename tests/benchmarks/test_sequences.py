@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sequences.py"
 
 @pytest.fixture
 def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as when the script is run
     spec = importlib.util.spec_from_file_location("sequences_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up

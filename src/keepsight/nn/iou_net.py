@@ -83,7 +83,8 @@ class IoUNet(nn.Module):
         for m in self.modules():  # spec §3: Kaiming with fan_in; batch norm weights uniform for legacy reasons
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
-                nn.init.zeros_(m.bias) if m.bias is not None else None
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
             elif isinstance(m, nn.BatchNorm2d):
                 nn.init.uniform_(m.weight)
 

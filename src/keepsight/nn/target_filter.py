@@ -63,7 +63,8 @@ class FilterInitialiser(nn.Module):
         super().__init__()
         self.filter_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.filter_size, self.stride, self.filter_norm = filter_size, stride, filter_norm
-        nn.init.zeros_(self.filter_conv.bias) if self.filter_conv.bias is not None else None
+        if self.filter_conv.bias is not None:  # it always is; the type does not say so
+            nn.init.zeros_(self.filter_conv.bias)
         if zero:
             nn.init.zeros_(self.filter_conv.weight)
         else:

@@ -139,7 +139,10 @@ class Tracker(ABC, Generic[TargetT]):
         return False
 
     def densities(self) -> list[Densities]:
-        """Predicted densities of each target in the last frame; only of probabilistic trackers (PrDiMP)."""
+        """Predicted densities of each target in the last frame.
+
+        Raises :class:`InputError` for trackers that are not probabilistic (see :attr:`predicts_densities`).
+        """
         raise InputError(f"{self.name} predicts no densities; use a PrDiMP tracker such as 'prdimp18'")
 
     # --- what a family fills in --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import InputError, WeightsError, nearest_names
 from ..models.dimp import DiMPNet, DiMPNetConfig, config_from_constructor, network_config
 from ..weights import (
     Constructor,
+    ForeignCheckpoint,
     WeightsHeader,
     check_keys,
     find_weights,
@@ -45,21 +47,15 @@ class _Entry:
 
 
 def _entries() -> dict[str, _Entry]:
-    entries = {}
-    for name, config in dimp.presets().items():
-        entries[name] = _Entry(
-            config.weights,
-            lambda weights=config.weights: network_config(weights),  # type: ignore[misc]
-            DiMPNet,
-            lambda net, device, seed, name=name, config=config: dimp.DiMPTracker(name, config, net, device, seed),  # type: ignore[misc]
+    entries = {
+        name: _Entry(
+            config.weights, partial(network_config, config.weights), DiMPNet, partial(dimp.DiMPTracker, name, config)
         )
+        for name, config in dimp.presets().items()
+    }
     for name, lite in dimp_lite.presets().items():
-        entries[name] = _Entry(
-            "dimp-lite",
-            dimp_lite.LiteNetConfig,
-            dimp_lite.LiteNet,
-            lambda net, device, seed, name=name, config=lite: dimp_lite.LiteTracker(name, config, net, device, seed),  # type: ignore[misc]
-        )
+        build = partial(dimp_lite.LiteTracker, name, lite)
+        entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, build)
     return entries
 
 
@@ -80,14 +76,15 @@ def load(
 
     Raises :class:`InputError` for an unknown name or device, :class:`WeightsError` for absent, damaged or unfitting weights.
     """
-    chosen = choose_device(device)
+    chosen, read = choose_device(device), None
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise InputError(f"seed is {seed!r}; expected a whole number")
     entries = _entries()
     if name not in entries and Path(name).suffix in (".safetensors", ".pth", ".tar", ".pt"):
         if weights is not None:
             raise InputError(f"{name!r} is a weights file already; leave weights out, or give a tracker's name")
-        name, weights = tracker_of_weights(name), name
+        read = read_any(name)
+        name, weights = tracker_of_weights(name, read), name
     if name not in entries:
         raise InputError(f"no tracker {name!r}; {nearest_names(name, entries)}")
     entry = entries[name]
@@ -97,7 +94,7 @@ def load(
             net = entry.build_net(entry.default_config())
     else:
         path = find_weights(entry.weights) if weights is None else Path(weights)
-        tensors, config = read_network(path, entry.default_config())
+        tensors, config = read_network(path, entry.default_config(), read)
         with torch.device("meta"):
             net = entry.build_net(config)
         checked = check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=f"{name} ({path})")
@@ -105,13 +102,16 @@ def load(
     return entry.build(net.eval().requires_grad_(False), chosen, seed)
 
 
-def read_network(path: str | Path, default: Any) -> tuple[dict[str, Tensor], Any]:
+def read_network(
+    path: str | Path, default: Any, read: ForeignCheckpoint | None = None
+) -> tuple[dict[str, Tensor], Any]:
     """Tensors of a weights file and the network configuration that belongs to them.
 
     The configuration comes from our own header, else from a published file's constructor, else it is ``default``.
+    ``read``: the file's content, if it was read before.
     Raises :class:`WeightsError` if the file is for another kind of network than ``default``.
     """
-    read = read_any(path)
+    read = read or read_any(path)
     tensors = strip_module_prefix(read.tensors)
     kind = type(default)
     if HEADER_KEY in read.metadata:
@@ -154,16 +154,12 @@ def dimp_header(name: str | None) -> Callable[[dict[str, Tensor], Constructor | 
         with torch.device("meta"):
             net = DiMPNet(config)
         check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=guess)
-        origin = (
-            "published checkpoint"
-            if constructor is None
-            else f"published checkpoint, constructor {constructor.fun_name}"
-        )
+        maker = "" if constructor is None else f", constructor {constructor.fun_name}"
         return WeightsHeader(
             "dimp",
             guess,
             dataclasses.asdict(config),
-            source=origin,
+            source=f"published checkpoint{maker}",
             licence="the authors' terms; ask them before redistributing",
         )
 
@@ -184,9 +180,12 @@ def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | No
     return found
 
 
-def tracker_of_weights(path: str | Path) -> str:
-    """The tracker name that a weights file is for; raises :class:`WeightsError` if that cannot be told."""
-    read = read_any(path)
+def tracker_of_weights(path: str | Path, read: ForeignCheckpoint | None = None) -> str:
+    """The tracker name that a weights file is for; raises :class:`WeightsError` if that cannot be told.
+
+    ``read``: the file's content, if it was read before.
+    """
+    read = read or read_any(path)
     if HEADER_KEY in read.metadata:
         wanted = parse_header(read.metadata, path).preset
     else:
