@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, VideoError
+from ..text import parse_rows
 from .readers import not_found, words
 from .writer import folder_advice
 
@@ -175,25 +175,13 @@ def read_boxes(path: str | Path, target: int = 0) -> np.ndarray:
         raise VideoError(not_found(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise VideoError(f"box file {path} cannot be read: {words(error)}") from None
+    if not text.strip():
+        raise InputError(f"{path} holds no boxes; give a file with x,y,w,h on each line")
     if text.lstrip().startswith("{"):
         return _in_frame_order(_json_rows(path, text), path, target)
     if text.lstrip().startswith("frame,"):
         return _in_frame_order(list(csv.DictReader(text.splitlines())), path, target)
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        cells = [c for c in re.split(r"[,;\s]+", line.strip()) if c]
-        if not cells or cells[0].startswith("#"):
-            continue
-        try:
-            values = [float(c) for c in cells]
-        except ValueError:
-            raise InputError(f"{path}, line {number}: {line.strip()[:60]!r} is not numbers; give x,y,w,h") from None
-        if len(values) != 4:
-            raise InputError(f"{path}, line {number} has {len(values)} numbers; give four: x,y,w,h")
-        rows.append(values)
-    if not rows:
-        raise InputError(f"{path} holds no boxes; give a file with x,y,w,h on each line")
-    return np.array(rows, dtype=np.float64)  # (N, 4)
+    return parse_rows(text.encode(), str(path), blank="skip")
 
 
 def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:

@@ -1,0 +1,338 @@
+"""How a tracker is led through a sequence: the loops of the benchmarks' protocols, without files and processes.
+
+* ``ope``: one pass, started with the first frame's box.
+* ``longterm``: the same; every frame also has a confidence that the target is in view (spec/evaluation.md §7, §8).
+* ``supervised``: VOT until 2019; started again five frames after each failure (§6).
+* ``multistart``: VOT from 2020; one run from each anchor to the end or back to the beginning (§9).
+* ``vos``: masks in, masks out (§10, §11).
+
+Times are those of ``init`` and ``update``; reading a frame is not counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from ..datasets.sequence import Annotation, Frames, Masks, Sequence
+from ..errors import InputError
+from ..regions import Code, Polygon, Rectangle, Region, Special
+from .entrants import Answer, Box, Entrant
+from .runs import Run
+
+PROTOCOLS = ("ope", "longterm", "supervised", "multistart", "vos")
+REPETITIONS = {"ope": 1, "longterm": 1, "supervised": 15, "multistart": 1, "vos": 1}
+"""How often a tracker that is not deterministic is run, if nothing else is asked for (GOT-10k: 3)."""
+RESTART_GAP = 5
+"""VOT: frames from a failure to the new start."""
+
+Overlap: TypeAlias = Callable[[Region, Region, tuple[int, int]], float]
+"""Prediction, ground truth, (width, height) of the image -> overlap; not above 0 is a failure."""
+
+
+def run_ope(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
+    """One pass from the first frame's box. Raises what reading a frame and the tracker raise."""
+    return _follow(entrant, sequence, range(len(sequence)), sequence.first_box, seed)
+
+
+def run_longterm(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
+    """One pass; trackers that only say "lost" get the confidences 0 and 1, those that say nothing always 1.
+
+    Row 0 of ``presence`` is nan: the benchmarks' files have no confidence there.
+    """
+    run = run_ope(entrant, sequence, seed=seed)
+    if run.presence is None:
+        presence = np.ones(len(run.boxes)) if run.lost is None else 1.0 - run.lost
+        presence[0] = np.nan
+        run = replace(run, presence=presence)
+    return run
+
+
+def run_supervised(
+    entrant: Entrant, sequence: Sequence, *, overlap: Overlap | None = None, gap: int = RESTART_GAP, seed: int = 0
+) -> Run:
+    """Started again after failures: code 1 where it starts, 2 where it failed, 0 until the new start ``gap`` frames later.
+
+    ``overlap``: by default that of the VOT MATLAB toolkit in the protocol, see :mod:`.overlap`. Frames without a ground
+    truth cannot fail, and where a start would fall on one the next frame with a box is taken.
+    """
+    overlap = overlap or default_overlap()
+    annotation, count = sequence.annotation, len(sequence)
+    rows = _Rows(count, [Special(Code.UNKNOWN)] * count)
+    start: int | None = 0
+    while start is not None:
+        failed = _until_failure(entrant, sequence, start, overlap, rows, seed)
+        start = None if failed is None else _next_start(annotation, failed + gap, count)
+    return rows.run()
+
+
+def _until_failure(
+    entrant: Entrant, sequence: Sequence, start: int, overlap: Overlap, rows: _Rows, seed: int
+) -> int | None:
+    """Track from ``start``; the frame of the failure, None if there was none."""
+    truth = _truth(sequence.annotation, len(sequence))
+    rows.start(start, _begin(entrant, sequence, start, seed), Special(Code.INITIALISATION))
+    for i in range(start + 1, len(sequence)):
+        frame = sequence.frames[i]
+        answer, seconds = _timed(entrant, frame)
+        size = (frame.shape[1], frame.shape[0])
+        if not isinstance(truth[i], Special) and not overlap(Rectangle(*answer.box), truth[i], size) > 0:
+            rows.seconds[i], rows.regions[i] = seconds, Special(Code.FAILURE)
+            return i
+        rows.add(i, answer, seconds, Rectangle(*answer.box))
+    return None
+
+
+def _next_start(annotation: Annotation, frame: int, count: int) -> int | None:
+    usable = np.isfinite(annotation.boxes[frame:count]).all(axis=1)  # (frames left,)
+    return frame + int(np.argmax(usable)) if usable.any() else None
+
+
+def _truth(annotation: Annotation, count: int) -> tuple[Region, ...]:
+    """N regions; :class:`Special` where nothing is known."""
+    if annotation.regions is not None:
+        return annotation.regions
+    shapes = annotation.boxes if annotation.polygons is None else annotation.polygons  # (N, 4) or (N, 8)
+    if len(shapes) != count:
+        raise InputError(f"{len(shapes)} of {count} frames have a ground truth; this protocol needs it in every frame")
+    unknown = Special(Code.UNKNOWN)
+    return tuple(unknown if np.isnan(row).any() else _region(row) for row in shapes)
+
+
+def _region(row: np.ndarray) -> Region:
+    return Rectangle(*map(float, row)) if len(row) == 4 else Polygon(row.reshape(-1, 2))
+
+
+def default_overlap() -> Overlap:
+    """Of the rasterised regions as the MATLAB toolkit computes it in the protocol."""
+    from .overlap import region_overlap  # type: ignore[attr-defined]
+
+    return partial(region_overlap, variant="matlab")
+
+
+# --- multi-start --------------------------------------------------------------------------------------------------------
+
+
+def anchors(sequence: Sequence) -> tuple[int, ...]:
+    """Frames where runs start. Raises :class:`InputError` for a sequence that has none."""
+    given = sequence.annotation.anchors
+    found = () if given is None else tuple(int(i) for i in np.flatnonzero(given))
+    if not found:
+        raise InputError(
+            f"{sequence.dataset}/{sequence.name} has no anchors (anchor.value); choose another protocol, e.g. --protocol ope"
+        )
+    return found
+
+
+def anchor_frames(sequence: Sequence, anchor: int) -> range:
+    """The frames of the run that starts at ``anchor``, in the order they are shown."""
+    given = sequence.annotation.anchors
+    if given is None or not 0 <= anchor < len(given) or given[anchor] == 0:
+        raise InputError(f"{sequence.dataset}/{sequence.name}: frame {anchor} is no anchor; see Annotation.anchors")
+    return range(anchor, len(sequence)) if given[anchor] > 0 else range(anchor, -1, -1)
+
+
+def run_anchor(entrant: Entrant, sequence: Sequence, anchor: int, *, seed: int = 0) -> Run:
+    """From one anchor to the end of the sequence or, backward, to its beginning; row 0 has code 1."""
+    order = anchor_frames(sequence, anchor)
+    run = _follow(entrant, sequence, order, _box_at(sequence, anchor), seed)
+    regions: list[Region] = [Rectangle(*map(float, box)) for box in run.boxes]
+    regions[0] = Special(Code.INITIALISATION)
+    boxes = run.boxes.copy()
+    boxes[0] = np.nan
+    return replace(run, boxes=boxes, regions=tuple(regions), anchor=anchor)
+
+
+def run_multistart(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> list[Run]:
+    """One run for each anchor."""
+    return [run_anchor(entrant, sequence, anchor, seed=seed) for anchor in anchors(sequence)]
+
+
+# --- masks --------------------------------------------------------------------------------------------------------------
+
+
+class MaskArrays(Masks):
+    """Segmentations in memory."""
+
+    def __init__(self, ids: Iterable[np.ndarray]) -> None:
+        self.ids = list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[index]
+
+
+def check_gives_masks(entrant: Entrant, sequence: Sequence) -> None:
+    """Raises :class:`InputError` if the tracker cannot take part in a ``vos`` benchmark."""
+    if not entrant.gives_masks:
+        raise InputError(
+            f"{sequence.dataset} is scored by masks, and {entrant.name} answers with boxes only; no tracker of this version "
+            "gives masks. Boxes around the masks can be scored: --protocol ope --rule pytracking"
+        )
+
+
+def run_vos(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
+    """Every object of ``sequence`` tracked by itself from its first mask on; where two claim a pixel, the smaller id has it.
+
+    ``boxes`` are those of the first object. Raises :class:`InputError` for trackers without masks.
+    """
+    check_gives_masks(entrant, sequence)
+    annotation = sequence.annotation
+    if annotation.masks is None or not annotation.objects:
+        raise InputError(f"{sequence.dataset}/{sequence.name} has no masks to start from; choose another protocol")
+    merged: list[np.ndarray] = []
+    seconds, boxes = np.zeros(len(sequence)), np.full((len(sequence), 4), np.nan)
+    for number in annotation.objects:
+        start = annotation.first_seen.get(number, 0)
+        ids = annotation.masks[start]
+        if ids is None:
+            raise InputError(f"{sequence.dataset}/{sequence.name}: object {number} has no mask in frame {start}")
+        merged = merged or [np.zeros_like(ids) for _ in range(len(sequence))]
+        for i, answer, spent in _object_answers(entrant, sequence, start, ids == number, seed):
+            seconds[i] += spent
+            if number == annotation.objects[0]:
+                boxes[i] = answer.box
+            if answer.mask is None or answer.mask.shape != ids.shape:
+                raise InputError(f"{entrant.name} gave no mask of shape {ids.shape} in frame {i} of {sequence.name}")
+            merged[i][answer.mask.astype(bool) & (merged[i] == 0)] = number
+    return Run(boxes=boxes, seconds=seconds, masks=MaskArrays(merged))
+
+
+def _object_answers(
+    entrant: Entrant, sequence: Sequence, start: int, mask: np.ndarray, seed: int
+) -> Iterable[tuple[int, Answer, float]]:
+    from ..datasets.masks import boxes_of_mask
+
+    box = boxes_of_mask(mask)
+    if np.isnan(box).any():
+        raise InputError(f"{sequence.dataset}/{sequence.name}: an object's mask in frame {start} is empty")
+    yield start, Answer(box, mask=mask), _started(entrant, sequence.frames[start], box, mask, seed)
+    for i in range(start + 1, len(sequence)):
+        answer, spent = _timed(entrant, sequence.frames[i])
+        yield i, answer, spent
+
+
+# --- common -------------------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """What a tracker says, frame by frame."""
+
+    def __init__(self, count: int, regions: list[Region] | None = None) -> None:
+        self.boxes = np.full((count, 4), np.nan)
+        self.presence = np.full(count, np.nan)
+        self.lost = np.zeros(count, dtype=bool)
+        self.seconds = np.full(count, np.nan)
+        self.regions: list[Region] = regions or []
+        self._has_presence = self._has_lost = False
+        self._with_regions = regions is not None
+
+    def start(self, row: int, seconds: float, region: Region | None = None) -> None:
+        self.seconds[row] = seconds
+        if region is not None:
+            self.regions[row] = region
+
+    def add(self, row: int, answer: Answer, seconds: float, region: Region | None = None) -> None:
+        self.boxes[row], self.seconds[row] = answer.box, seconds
+        if answer.presence is not None:
+            self.presence[row], self._has_presence = answer.presence, True
+        if answer.lost is not None:
+            self.lost[row], self._has_lost = answer.lost, True
+        if region is not None:
+            self.regions[row] = region
+
+    def run(self) -> Run:
+        return Run(
+            boxes=self.boxes,
+            presence=self.presence if self._has_presence else None,
+            lost=self.lost if self._has_lost else None,
+            seconds=self.seconds,
+            regions=tuple(self.regions) if self._with_regions else None,
+        )
+
+
+def _follow(entrant: Entrant, sequence: Sequence, order: range, box: Box, seed: int) -> Run:
+    rows = _Rows(len(order))
+    rows.boxes[0] = box
+    rows.start(0, _started(entrant, sequence.frames[order[0]], box, None, seed))
+    for row, i in enumerate(order[1:], 1):
+        answer, seconds = _timed(entrant, sequence.frames[i])
+        rows.add(row, answer, seconds)
+    return rows.run()
+
+
+def _begin(entrant: Entrant, sequence: Sequence, frame: int, seed: int) -> float:
+    return _started(entrant, sequence.frames[frame], _box_at(sequence, frame), None, seed)
+
+
+def _started(entrant: Entrant, frame: np.ndarray, box: Box, mask: np.ndarray | None, seed: int) -> float:
+    begin = time.perf_counter()
+    own = entrant.init(frame, box, mask, seed=seed)
+    return time.perf_counter() - begin if own is None else own
+
+
+def _timed(entrant: Entrant, frame: np.ndarray) -> tuple[Answer, float]:
+    begin = time.perf_counter()
+    answer = entrant.update(frame)
+    return answer, time.perf_counter() - begin if answer.seconds is None else answer.seconds
+
+
+def _box_at(sequence: Sequence, frame: int) -> Box:
+    x, y, w, h = (float(v) for v in sequence.boxes[frame])
+    if not np.isfinite([x, y, w, h]).all() or w <= 0 or h <= 0:
+        raise InputError(f"{sequence.dataset}/{sequence.name}: frame {frame} has no box to start a tracker with")
+    return x, y, w, h
+
+
+# --- shorter sequences --------------------------------------------------------------------------------------------------
+
+
+class _FirstFrames(Frames):
+    def __init__(self, frames: Frames, count: int) -> None:
+        self._frames, self._count = frames, count
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._frames))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        return self._frames[index % len(self)]
+
+
+class _FirstMasks(Masks):
+    def __init__(self, masks: Masks, count: int) -> None:
+        self._masks, self._count = masks, count
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._masks))
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        return self._masks[index]
+
+
+def first_frames(sequence: Sequence, count: int) -> Sequence:
+    """The first ``count`` frames of a sequence and of its annotation."""
+    if count < 1:
+        raise InputError(f"{count} frames; give at least 1")
+    names = None if sequence.frame_names is None else sequence.frame_names[:count]
+    read = partial(_cut_annotation, sequence.read, count)
+    return replace(sequence, frames=_FirstFrames(sequence.frames, count), read=read, frame_names=names)
+
+
+def _cut_annotation(read: Callable[[], Annotation], count: int) -> Annotation:
+    whole = read()
+    rows = ("boxes", "visible", "annotated", "polygons", "regions", "cover", "anchors")
+    cut = {name: getattr(whole, name)[:count] for name in rows if getattr(whole, name) is not None}
+    tags: Mapping[str, np.ndarray] = {name: flags[:count] for name, flags in whole.tags.items()}
+    masks = None if whole.masks is None else _FirstMasks(whole.masks, count)
+    seen = {number: frame for number, frame in whole.first_seen.items() if frame < count}
+    objects = tuple(n for n in whole.objects if whole.first_seen.get(n, 0) < count)
+    return replace(whole, **cut, tags=tags, masks=masks, first_seen=seen, objects=objects)
