@@ -17,40 +17,46 @@ from pathlib import Path
 COLUMNS = ("tracker", "variant", "dataset", "metric", "attribute", "value", "paper", "place", "note")
 PAPERS = {"000": "PrDiMP", "001": "DuML", "002": "RTS", "003": "ATOM", "004": "KeepTrack"}
 DATASETS = {
-    "VOT2018": ["vot2018"],
-    "VOT2019": ["vot2019"],
-    "NUO323": ["nuo323"],
-    "NFS30+UAV123 (223 videos)": ["nfs30+uav123"],
-    "OTB-100": ["otb100"],
-    "NFS30": ["nfs30"],
-    "UAV123": ["uav123"],
-    "LaSOT": ["lasot"],
-    "TrackingNet": ["trackingnet"],
-    "GOT-10k test": ["got10k-test"],
-    "YouTube-VOS 2019": ["youtubevos2019"],
-    "DAVIS 2017 val": ["davis2017"],
-    "OxUvA-LT test": ["oxuva-test"],
-    "VOT2019-LT/VOT2020-LT": ["vot2019-lt"],
-    "VOT2018-LT": ["vot2018-lt"],
+    "VOT2018": "vot2018",
+    "VOT2019": "vot2019",
+    "NUO323": "nuo323",
+    "NFS30+UAV123 (223 videos)": "nfs30+uav123",
+    "OTB-100": "otb100",
+    "NFS30": "nfs30",
+    "UAV123": "uav123",
+    "LaSOT": "lasot",
+    "TrackingNet": "trackingnet",
+    "GOT-10k test": "got10k:test",
+    "YouTube-VOS 2019": "youtubevos2019",
+    "DAVIS 2017 val": "davis2017",
+    "OxUvA-LT test": "oxuva:test",
+    "VOT2019-LT/VOT2020-LT": "votlt2019",
+    "VOT2018-LT": "votlt2018",
 }
-METRICS = {"R (failure rate)": "R", "SR0.50": "SR50", "SR0.75": "SR75", "OP0.50": "OP50", "OP0.75": "OP75", "F-score": "F"}
+METRICS = {
+    "R (failure rate)": "R",
+    "SR0.50": "SR50",
+    "SR0.75": "SR75",
+    "OP0.50": "OP50",
+    "OP0.75": "OP75",
+    "F-score": "F",
+}
 ZOO = {
     "VOT18 EAO": ("vot2018", "EAO"),
     "OTB100": ("otb100", "AUC"),
     "NFS": ("nfs30", "AUC"),
     "UAV123": ("uav123", "AUC"),
     "LaSOT": ("lasot", "AUC"),
-    "LaSOT-ext": ("lasot-extension", "AUC"),
+    "LaSOT-ext": ("lasot_extension", "AUC"),
     "TrackingNet": ("trackingnet", "AUC"),
-    "GOT-10k AO": ("got10k-test", "AO"),
+    "GOT-10k AO": ("got10k:test", "AO"),
 }
 AS_PRINTED = ("vot2018", "vot2019", "nuo323")  # not in percent
 
 
 def metric_name(dataset: str, metric: str) -> str:
     if metric in ("Precision", "NormPrecision"):
-        long_term = dataset.endswith("-lt")
-        if long_term:
+        if dataset.startswith("votlt"):
             return "Pr"
         short = "P" if metric == "Precision" else "NP"
         return short if dataset == "trackingnet" else f"{short}20"
@@ -70,12 +76,12 @@ def paper_rows(spec: Path) -> list[list[str]]:
             name, _, attribute = row["metric"].partition(" [")
             paper = PAPERS[row["seed_file"][:3]]
             tracker = row["tracker"].replace(" (printed DRDL)", "")
-            for dataset in DATASETS[row["benchmark"]]:
-                metric, value = metric_name(dataset, name), fraction(dataset, row["value"])
-                place = row["table_or_figure"].replace(" text", "")
-                rows.append(
-                    [tracker, row["variant"], dataset, metric, attribute.rstrip("]"), value, paper, place, row["note"]]
-                )
+            dataset = DATASETS[row["benchmark"]]
+            metric, value = metric_name(dataset, name), fraction(dataset, row["value"])
+            place = row["table_or_figure"].replace(" text", "")
+            rows.append(
+                [tracker, row["variant"], dataset, metric, attribute.rstrip("]"), value, paper, place, row["note"]]
+            )
     return rows
 
 

@@ -127,8 +127,11 @@ def vot_scores(tracker: str, *, skill: float = 0.4, sequences: int = 60, seed: i
         values,
         parts,
         {"eao": Curve(length, curve, "Sequence length [frames]", "Expected average overlap", "EAO")},
-        {t: {"A": values["A"] * rng.uniform(0.8, 1.1), "R": values["R"], "EAO": skill * rng.uniform(0.6, 1.2)} for t in tags},
-        {t: 3000 for t in tags},
+        {
+            t: {"A": values["A"] * rng.uniform(0.8, 1.1), "R": values["R"], "EAO": skill * rng.uniform(0.6, 1.2)}
+            for t in tags
+        },
+        dict.fromkeys(tags, 3000),
         repetitions=15,
         fps=20.0,
     )

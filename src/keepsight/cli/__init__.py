@@ -149,6 +149,157 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class DataList:
+    """Which data sets keepsight reads, which are on this machine, and where the others can be obtained."""
+
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder that holds data sets; default: what the environment or the settings file names."""
+
+    def run(self) -> int:
+        from .data import list_them
+
+        return list_them(self.data_root)
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Look for everything that is wrong with a copy of a data set: missing files, lines that do not fit, damage.
+
+    keepsight data check otb100 --data-root /data/OTB100
+
+    Exit status 0 if it is complete, 2 if not.
+    """
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """Data set, e.g. otb100, got10k:test, nfs30+uav123 (`keepsight data list` has the names)."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Its folder, or the folder that holds it; default: what the environment or the settings file names."""
+    frames: bool = False
+    """Decode every picture, not only each sequence's first and last."""
+
+    def run(self) -> int:
+        from .data import check_one
+
+        return check_one(self)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data sets: list them, check a copy.
+
+    keepsight data list
+    """
+
+    action: Annotated[DataList, subcommand("list")] | Annotated[DataCheck, subcommand("check")]
+
+    def run(self) -> int:
+        return self.action.run()
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Track whole data sets and score them as their official toolkits do.
+
+    keepsight eval dimp-lite otb100 uav123 --processes 8
+
+    keepsight eval dimp-lite,opencv:MIL my-videos/ --rule present
+
+    A run that was stopped, or killed, goes on when the same command is given again.
+    """
+
+    tracker: Annotated[Positional[str], arg(metavar="TRACKER[,TRACKER..]")]
+    """Ours (`dimp-lite`, `superdimp`, `dimp18@FILE`, `dimp18@random`), OpenCV's (`opencv:CSRT` KCF MIL, `opencv:Nano@FOLDER`),
+    or a class with got10k's init and update (`python:package.module:Class`, `file.py:Class`). NAME=TRACKER renames one."""
+    datasets: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET")]
+    """Data sets by name (`keepsight data list`), with a split (`got10k:val`), or a folder of your own sequences."""
+    results: Annotated[str, arg(metavar="DIR")] = "results"
+    """Where results are kept, and looked for before anything is tracked."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of the data set, or the folder that holds it."""
+    protocol: Annotated[str | None, arg(metavar="P")] = None
+    """ope, longterm, supervised, multistart or vos; default: the data set's own."""
+    rule: Annotated[str | None, arg(metavar="R")] = None
+    """Scoring convention, e.g. pytracking, otb, lasot, got10k, present; default: the data set's own."""
+    repetitions: Annotated[int | None, arg(metavar="N")] = None
+    """Runs of each sequence; default: the protocol's (VOT 15, GOT-10k 3, else 1). Deterministic trackers run once."""
+    only: Annotated[str, arg(metavar="GLOB")] = "*"
+    """Only the sequences whose names match, e.g. 'car*'."""
+    frames: Annotated[int | None, arg(metavar="N")] = None
+    """Only the first N frames of each sequence."""
+    processes: Annotated[int | None, arg(metavar="N")] = None
+    """Trackers that run at once; default: one per GPU, or one per core."""
+    devices: Annotated[str, arg(metavar="D[,D..]")] = "auto"
+    """auto (all GPUs, or the CPU), cpu, cuda:0,cuda:1; processes get them in turn."""
+    executor: Annotated[str, arg(metavar="E")] = "processes"
+    """processes, serial, ray[:ADDRESS], dask[:ADDRESS]."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Of every random draw; each sequence and repetition has its own, derived from it."""
+    python: Annotated[str | None, arg(metavar="FILE")] = None
+    """Interpreter of another environment for trackers that are not ours, such as one with OpenCV's contrib build."""
+    overwrite: bool = False
+    """Track again what has results; needed where those were made with other settings."""
+    stop: bool = False
+    """Stop at the first sequence that cannot be tracked, instead of going on with the others."""
+    export: Annotated[str | None, arg(metavar="FORMAT")] = None
+    """Write the results in an official format too, below DIR/export."""
+    no_score: bool = False
+    """Only track."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        from .eval import evaluate
+
+        return evaluate(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Score results that are there and write tables, plots and one self-contained HTML page.
+
+    keepsight report results --data otb100 uav123 --out report
+
+    keepsight report --data otb100 --others SiamFC=siamfc.zip --compare dimp-lite SiamFC
+
+    Nothing is tracked. Scores of our own come from `keepsight eval`. Plots and the page need `pip install 'keepsight[report]'`.
+    """
+
+    results: Annotated[Positional[str], arg(metavar="RESULTS")] = "results"
+    """Where `keepsight eval` kept its results."""
+    data: Annotated[tuple[str, ...], arg(metavar="NAME..")] = ()
+    """Data sets (`keepsight data list`), or folders of your own sequences."""
+    trackers: Annotated[tuple[str, ...], arg(metavar="NAME..")] = ()
+    """Only these; default: all that have results."""
+    others: Annotated[tuple[str, ...], arg(metavar="PATH..")] = ()
+    """Results of other toolkits (pytracking, pysot, got10k, LaSOT, OTB, VOT): folders or zip files; NAME=PATH names one."""
+    rule: Annotated[str | None, arg(metavar="R")] = None
+    """Scoring convention, e.g. pytracking, otb, lasot, got10k, present; default: the data set's own."""
+    compare: Annotated[tuple[str, ...], arg(metavar="TRACKER..")] = ()
+    """Two or more trackers: each pair is compared on the sequences of both (bootstrap, permutation test)."""
+    out: Annotated[str, arg(metavar="DIR")] = "report"
+    """Folder to write; made if absent."""
+    formats: Annotated[tuple[str, ...], arg(metavar="F..")] = ("html", "csv", "latex", "pdf", "png")
+    """Any of html, csv, latex, txt, pdf, png, svg."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of the data set, or the folder that holds it."""
+    title: Annotated[str, arg(metavar="TEXT")] = ""
+    """Of the page."""
+    strips: Annotated[int, arg(metavar="N")] = 3
+    """Worst sequences of each tracker whose frames the page shows; 0: none, and no frames are read."""
+    published: bool = True
+    """Show numbers of papers beside ours."""
+    attributes: bool = True
+    """Show scores per attribute."""
+    date: Annotated[str, arg(metavar="TEXT")] = ""
+    """Date on the page instead of today's; with it the same results give the same page."""
+
+    def run(self) -> int:
+        from .report import report
+
+        return report(self)
+
+
+@dataclass(frozen=True)
 class Env:
     """Print what a bug report needs: versions, devices, threads, weights."""
 
@@ -162,6 +313,9 @@ Command = (
     Annotated[Track, subcommand("track")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Weights, subcommand("weights")]
+    | Annotated[Data, subcommand("data")]
+    | Annotated[Eval, subcommand("eval")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Env, subcommand("env")]
 )
 

@@ -79,7 +79,9 @@ def read_table(path: Path) -> dict[str, frozenset[str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}; give a table: sequence,IV,OPR,.. and rows of 0 and 1") from None
+        raise InputError(
+            f"{path} cannot be read: {error}; give a table: sequence,IV,OPR,.. and rows of 0 and 1"
+        ) from None
     if not rows or len(rows[0]) < 2:
         raise InputError(f"{path} has no header; give a table: sequence,IV,OPR,.. and rows of 0 and 1")
     header = [name.strip() for name in rows[0][1:]]
@@ -87,7 +89,9 @@ def read_table(path: Path) -> dict[str, frozenset[str]]:
     for number, row in enumerate(rows[1:], 2):
         flags = [cell.strip() for cell in row[1:]]
         if len(flags) != len(header) or not set(flags) <= {"0", "1"}:
-            raise InputError(f"{path}, row {number}: expected a name and {len(header)} times 0 or 1, got {','.join(row)!r}")
+            raise InputError(
+                f"{path}, row {number}: expected a name and {len(header)} times 0 or 1, got {','.join(row)!r}"
+            )
         pairs = zip(header, flags, strict=True)
         known[_key(row[0])] = frozenset(n for n, f in pairs if f == "1" and n.lower() not in _OTHER_COLUMNS)
     return known

@@ -38,7 +38,9 @@ _MODULES = (
 )
 """Modules of this folder with ``ENTRIES``, in the order of ``keepsight data list``."""
 
-UNIONS: Mapping[str, tuple[str, str]] = {"nuo323": ("nfs30+uav123+otb100", "NUO323: NFS30, UAV123 and OTB-100 together")}
+UNIONS: Mapping[str, tuple[str, str]] = {
+    "nuo323": ("nfs30+uav123+otb100", "NUO323: NFS30, UAV123 and OTB-100 together")
+}
 """Names for joined data sets: (the joined names, title)."""
 
 
@@ -182,7 +184,9 @@ def open_dataset(name: str, root: str | Path | None = None) -> Dataset:
 def _parse_one(name: str) -> tuple[Entry, str | None]:
     base, _, split = name.partition(":")
     if base not in entries():
-        raise InputError(f"unknown data set {base!r}; {nearest_names(base, dataset_names())} (see `keepsight data list`)")
+        raise InputError(
+            f"unknown data set {base!r}; {nearest_names(base, dataset_names())} (see `keepsight data list`)"
+        )
     entry = entries()[base]
     if not split:
         return entry, entry.splits[0] if entry.splits else None

@@ -12,6 +12,7 @@ Files (480p is taken; a copy that has only ``Full-Resolution`` works too)::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -151,7 +152,7 @@ class OneObject(Masks):
         return None if ids is None else np.where(ids == VOID, ids, ids == self.number).astype(np.uint8)
 
 
-def _object(read: partial[Annotation], number: int) -> Annotation:
+def _object(read: Callable[[], Annotation], number: int) -> Annotation:
     annotation = read()
     if annotation.masks is None:
         return annotation

@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError, VideoError
 from .sequence import Frames
+
+if TYPE_CHECKING:
+    from ..video.readers import Frame, VideoReader
 
 Count = int | Callable[[], int]
 """A number, or a picklable function that finds it at first use."""
@@ -81,7 +84,7 @@ class FolderFrames(Frames):
         return _read(self.paths[_inside(index, len(self))])
 
     @cached_property
-    def paths(self) -> tuple[Path, ...]:  # type: ignore[override]
+    def paths(self) -> tuple[Path, ...]:
         """Raises :class:`VideoError` if the folder cannot be listed or holds no image."""
         found = list_images(self.folder)
         if not found:
@@ -99,7 +102,9 @@ class VideoFrames(Frames):
     def __init__(self, path: str | Path, count: Count | None = None, start: int = 0) -> None:
         self.path, self.start = Path(path), start
         self._count = count
-        self._forget()
+        self._reader: VideoReader | None = None
+        self._pictures: Iterator[Frame] | None = None  # goes on behind _last
+        self._last: Frame | None = None
 
     def __len__(self) -> int:
         if self._count is None:
@@ -120,11 +125,10 @@ class VideoFrames(Frames):
                 self._last = picture
                 break
         if self._last is not None and self._last.index == wanted:
-            image: np.ndarray = self._last.image
-            return image
-        reader = self._reader
+            return self._last.image
+        message = self._why_not(wanted, index)
         self._forget()
-        raise VideoError(self._why_not(reader, wanted, index))
+        raise VideoError(message)
 
     def _open(self) -> None:
         from ..video.readers import VideoReader
@@ -135,7 +139,9 @@ class VideoFrames(Frames):
         self._reader = VideoReader(str(self.path), str(self.path), "skip", None)  # a lost picture keeps its number
         self._pictures = self._reader.pictures(0)
 
-    def _why_not(self, reader: Any, wanted: int, index: int) -> str:
+    def _why_not(self, wanted: int, index: int) -> str:
+        reader = self._reader
+        assert reader is not None
         lost = dict(reader.skipped).get(wanted)
         if lost is not None and wanted < reader.count:
             return f"{self.path}: frame {wanted} cannot be used: {lost}; get the video again, or repair it"
@@ -145,12 +151,9 @@ class VideoFrames(Frames):
         )
 
     def _forget(self) -> None:
-        reader = getattr(self, "_reader", None)
-        if reader is not None:
-            reader.close()
-        self._reader: Any = None
-        self._pictures: Iterator[Any] | None = None
-        self._last: Any = None
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._pictures = self._last = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None, "_pictures": None, "_last": None}

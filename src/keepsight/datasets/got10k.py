@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError, VideoError
 from .catalog import Entry, Expected
-from .frames import FolderFrames, NoFrames, NumberedFrames
+from .frames import FolderFrames, NumberedFrames
 from .lists import indices
 from .lists import names as listed
 from .sequence import Annotation, Frames, Sequence
@@ -66,7 +66,9 @@ def _read_list(path: Path, subset: str) -> tuple[str, ...]:
     try:
         names = tuple(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise VideoError(f"{path} cannot be read: {error}; it lists the sequences of {subset!r}: get it again") from None
+        raise VideoError(
+            f"{path} cannot be read: {error}; it lists the sequences of {subset!r}: get it again"
+        ) from None
     odd = [n for n in names if not n.startswith(f"GOT-10k_{subset.capitalize()}_")]
     if not names or odd:
         what = f"holds {odd[0]!r}" if odd else "is empty"
@@ -100,12 +102,14 @@ def _length(folder: Path) -> int:
 
 def read_annotation(folder: Path) -> Annotation:
     """Boxes and the labels that are there. Raises :class:`InputError` if files do not fit each other or the images."""
-    boxes = read_boxes(folder / "groundtruth.txt", _length(folder))
+    path = folder / "groundtruth.txt"
+    boxes = read_boxes(path)
+    check_images(path, len(boxes), NumberedFrames(folder, len(boxes)))
     labels = {}
     for name in ("absence", "cover", "cut_by_image"):
-        path = folder / f"{name}.label"
-        if path.is_file():  # copies of the annotation alone lack them
-            labels[name] = read_labels(path, len(boxes))
+        label = folder / f"{name}.label"
+        if label.is_file():  # copies of the annotation alone lack them
+            labels[name] = read_labels(label, len(boxes))
     cover = labels.get("cover")
     if cover is not None and cover.max() > 8:
         raise InputError(f"{folder / 'cover.label'} holds {cover.max()}; cover is counted in eighths, 0 to 8")
@@ -123,7 +127,9 @@ def read_size(folder: Path) -> tuple[int, int] | None:
     path = folder / "meta_info.ini"
     if not path.is_file():
         return None
-    found = re.search(r"^\s*resolution\s*[:=]\s*\(?\s*(\d+)\s*,\s*(\d+)", path.read_text(errors="replace"), re.MULTILINE)
+    found = re.search(
+        r"^\s*resolution\s*[:=]\s*\(?\s*(\d+)\s*,\s*(\d+)", path.read_text(errors="replace"), re.MULTILINE
+    )
     if found is None:
         raise InputError(f"{path} has no line such as 'resolution: (1920, 1080)'; get the file again")
     return int(found[1]), int(found[2])

@@ -74,7 +74,9 @@ def _length(folder: Path) -> int:
 
 def read_annotation(folder: Path) -> Annotation:
     """Boxes and presence. Raises :class:`InputError` if the files do not fit each other or the images."""
-    boxes = read_boxes(folder / "groundtruth.txt", _length(folder))
+    path = folder / "groundtruth.txt"
+    boxes = read_boxes(path)
+    check_images(path, len(boxes), NumberedFrames(folder / "img", len(boxes)))
     hidden = read_labels(folder / "full_occlusion.txt", len(boxes)) > 0
     outside = read_labels(folder / "out_of_view.txt", len(boxes)) > 0
     return Annotation(boxes=boxes, visible=~(hidden | outside), tags={"full_occlusion": hidden, "out_of_view": outside})

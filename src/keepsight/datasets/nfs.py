@@ -91,7 +91,9 @@ def read_vatic(path: Path) -> Array:
         except ValueError:
             rows.append([])
         if len(rows[-1]) != 5:
-            raise InputError(f'{path}, line {number}: {line[:60]!r}; expected: id xmin ymin xmax ymax frame lost .. "label"')
+            raise InputError(
+                f'{path}, line {number}: {line[:60]!r}; expected: id xmin ymin xmax ymax frame lost .. "label"'
+            )
     if not rows:
         raise InputError(f"{path} is empty; get the sequence again")
     corners = np.array(rows)[:, :4]  # (N, 4) xmin ymin xmax ymax

@@ -17,8 +17,6 @@ from .lists import FrameRange, frame_ranges
 from .sequence import Annotation, Sequence
 from .truth import list_folder, read_boxes
 
-_TIGER1_SKIPPED = 5
-
 
 def names(split: str | None) -> tuple[str, ...]:
     return tuple(r.name for r in frame_ranges("otb100"))
@@ -31,7 +29,7 @@ def sequences(root: Path, split: str | None = None) -> list[Sequence]:
 
 
 def _sequence(root: Path, r: FrameRange, full: bool) -> Sequence:
-    skipped = _TIGER1_SKIPPED if r.name == "Tiger1" and not full else 0
+    skipped = 0 if full else r.skip_first
     first = r.first_frame + skipped
     folder, suffix = root / r.path, f".{r.extension}"
     if r.name == "KiteSurf" and not folder.is_dir():  # the list describes one download; others are like all the rest

@@ -23,7 +23,7 @@ from ..errors import InputError, VideoError
 from .catalog import Entry, Expected
 from .frames import NoFrames, NumberedFrames
 from .lines import read_lines
-from .sequence import Annotation, Array, Frames, Sequence
+from .sequence import Annotation, Frames, Sequence
 
 _PRESENT = {"present": True, "true": True, "1": True, "absent": False, "false": False, "0": False}
 
@@ -154,14 +154,6 @@ def _box(cells: list[str]) -> tuple[float, float, float, float]:
     if not np.isfinite([left, right, top, bottom]).all() or right < left or bottom < top:
         raise ValueError("the corners are not xmin <= xmax, ymin <= ymax")
     return left, top, right - left, bottom - top
-
-
-def relative_boxes(annotation: Annotation) -> Array:
-    """(N, 4) x, y, w, h in 0..1, whether the copy has images or not: what the official evaluation works on."""
-    if annotation.image_size is None:
-        return annotation.boxes
-    width, height = annotation.image_size
-    return annotation.boxes / np.array([width, height, width, height])
 
 
 ENTRIES: tuple[Entry, ...] = (

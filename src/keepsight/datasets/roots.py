@@ -93,7 +93,9 @@ def read_config() -> dict[str, Path]:
     try:
         content: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        raise InputError(f"{path} is not a TOML file: {error}; write [data] and lines such as otb100 = \"/data/OTB100\"") from None
+        raise InputError(
+            f'{path} is not a TOML file: {error}; write [data] and lines such as otb100 = "/data/OTB100"'
+        ) from None
     for key in content:
         if key != "data" or not isinstance(content[key], dict):
             raise InputError(f"{path}: unknown key {key!r}; did you mean a table [data]? It is all that the file holds")
@@ -122,7 +124,9 @@ def _places(entry: Entry, root: str | Path | None) -> Iterator[_Place]:
         return
     variable = environment_name(entry)
     if os.environ.get(variable):
-        yield _Place(Path(os.environ[variable]).expanduser(), f"environment variable {variable}", own=True, binding=True)
+        yield _Place(
+            Path(os.environ[variable]).expanduser(), f"environment variable {variable}", own=True, binding=True
+        )
     if os.environ.get("KEEPSIGHT_DATA"):
         shared = Path(os.environ["KEEPSIGHT_DATA"]).expanduser()
         yield _Place(shared, "environment variable KEEPSIGHT_DATA", own=False, binding=False)

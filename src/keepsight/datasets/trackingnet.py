@@ -57,7 +57,9 @@ def _length(path: Path, folder: Path) -> int:
 
 
 def _read_train(path: Path, folder: Path) -> Annotation:
-    return Annotation(boxes=read_boxes(path, _length(path, folder)))
+    boxes = read_boxes(path)
+    check_images(path, len(boxes), NumberedFrames(folder, len(boxes), first=0, digits=1))
+    return Annotation(boxes=boxes)
 
 
 _LAYOUT = """\

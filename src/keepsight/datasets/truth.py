@@ -39,6 +39,11 @@ def read_labels(path: Path, frames: int) -> npt.NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
+def has_box(boxes: Array) -> npt.NDArray[np.bool_]:
+    """(N,) rows of four finite numbers."""
+    return np.asarray(np.isfinite(boxes).all(axis=1))
+
+
 def count_lines(path: Path) -> int:
     """Lines of an annotation file, blank ones at the end left out. Raises :class:`VideoError` if it cannot be read."""
     try:

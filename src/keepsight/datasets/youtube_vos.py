@@ -75,7 +75,7 @@ def seen_categories(root: Path) -> frozenset[str]:
 def _meta(path: Path) -> dict[str, Objects]:
     try:
         videos: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["videos"]
-        return {video: {int(i): _object(o) for i, o in sorted(v["objects"].items())} for video, v in videos.items()}
+        return {video: _objects(entry["objects"]) for video, entry in videos.items()}
     except OSError as error:
         raise VideoError(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}; it names the videos"
@@ -87,8 +87,9 @@ def _meta(path: Path) -> dict[str, Objects]:
         ) from None
 
 
-def _object(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return str(entry.get("category", "")), str(entry["frames"][0])
+def _objects(entries: Mapping[str, Any]) -> Objects:
+    found = {int(number): entry for number, entry in entries.items()}
+    return {n: (str(found[n].get("category", "")), str(found[n]["frames"][0])) for n in sorted(found)}
 
 
 def _open(folder: Path, images: Path, name: str, objects: Objects) -> Sequence:
@@ -142,7 +143,7 @@ def _entry(year: int, valid: int) -> Entry:
         name=f"youtubevos{year}",
         title=f"YouTube-VOS {year}",
         read=read_youtube_vos,
-        folders=(f"YouTubeVOS{year}", str(year)),
+        folders=(f"YouTubeVOS{year}", f"YTVOS{year}", str(year)),
         marks=("valid/meta.json", "train/meta.json", "test/meta.json"),
         layout="""\
 valid/meta.json

@@ -28,6 +28,7 @@ import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Entrant(ABC):
     def update(self, frame: np.ndarray) -> Answer:
         """The target in the next frame."""
 
-    def close(self) -> None:  # noqa: B027: nothing to close is the usual case
+    def close(self) -> None:  # noqa: B027
         """Let go of other processes; the entrant may be started again."""
 
 
@@ -89,6 +90,7 @@ class Description:
     deterministic: bool
     identity: Mapping[str, str]
     """What its results depend on: versions and sums of weights and code."""
+    gives_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ class OwnEntrant(Entrant):
     def update(self, frame: np.ndarray) -> Answer:
         result = self._tracker.update(frame)
         # The unclipped box is what the published trackers write to their result files.
-        return Answer(tuple(result.box_unclipped), result.presence, result.status.value == "lost", result.mask)
+        x, y, w, h = result.box_unclipped
+        return Answer((x, y, w, h), result.presence, result.status.value == "lost", result.mask)
 
 
 def _own_identity(spec: EntrantSpec) -> dict[str, str]:
@@ -313,6 +316,7 @@ class RemoteEntrant(Entrant):
         self.name, self._spec = spec.name, spec
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
+        self._about: dict[str, Any] = {}
 
     def describe(self) -> Description:
         said = self._ensure()
@@ -338,7 +342,7 @@ class RemoteEntrant(Entrant):
         self.close()
         script = str(Path(__file__).with_name("guest.py"))
         command = [str(Path(self._spec.python or "").expanduser()), script]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: as long as the process
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
@@ -374,7 +378,9 @@ class RemoteEntrant(Entrant):
         if "error" in header:
             if header["input"] and request["do"] == "open":
                 raise InputError(header["error"])
-            raise TrackerError(f"the tracker {self._spec.text} failed in {request['do']}: {header['error']}{self._tail()}")
+            raise TrackerError(
+                f"the tracker {self._spec.text} failed in {request['do']}: {header['error']}{self._tail()}"
+            )
         return header
 
     def _obituary(self, doing: str) -> str:
@@ -400,10 +406,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Close its input, which ends it; kill it if it does not."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            try:
+            with suppress(OSError):
                 stream.close()
-            except OSError:
-                pass
     try:
         process.wait(timeout=2)
     except subprocess.TimeoutExpired:

@@ -26,7 +26,7 @@ class Group:
     @property
     def name(self) -> str:
         """For files: ``otb100-pytracking``, safe in every file system."""
-        return re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{self.dataset}-{self.rule}").lstrip(".") or "results"
+        return safe_name(f"{self.dataset}-{self.rule}")
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -44,6 +44,11 @@ class Group:
     def best(self, metric: Metric) -> float:
         """The best value any tracker of the group has; nan if none has one."""
         return best_of([one.values.get(metric.name, math.nan) for one in self.scores], metric)
+
+
+def safe_name(text: str) -> str:
+    """``text`` as part of a file name in every file system."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".") or "results"
 
 
 def group_scores(scores: Sequence[Scores]) -> tuple[Group, ...]:

@@ -74,7 +74,9 @@ class OpenCVGuest:
         if self._files:
             parameters = cv2.TrackerNano_Params()
             parameters.backbone, parameters.neckhead = map(str, self._files)
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns about its back end at every start
+            cv2.utils.logging.setLogLevel(
+                cv2.utils.logging.LOG_LEVEL_ERROR
+            )  # it warns about its back end at every start
             self._tracker = kind.create(parameters)
         else:
             self._tracker = kind.create()
@@ -120,7 +122,7 @@ class PythonGuest:
         from PIL import Image
 
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002: what such trackers draw from
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         if "torch" in sys.modules:
             sys.modules["torch"].manual_seed(seed)
         self._tracker.init(Image.fromarray(frame), np.array(box, dtype=np.float64))

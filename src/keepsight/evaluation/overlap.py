@@ -22,7 +22,7 @@ from .polygons import polygon_overlap
 
 Floats: TypeAlias = npt.NDArray[np.floating]
 Ints: TypeAlias = npt.NDArray[np.int32]
-OverlapRule: TypeAlias = Literal["pysot", "vot", "matlab", "got10k"]
+OverlapVariant: TypeAlias = Literal["pysot", "vot", "matlab", "got10k"]
 
 ROWS_AT_ONCE = 32768
 """Rows of all pairs that are worked on together: what stays in a core's cache."""
@@ -44,71 +44,90 @@ class Raster:
     """1: a rectangle's last corner is x + w - 1."""
     closed: bool
     """Runs include their last pixel, and an edge crosses the rows of both of its ends; else half-open in both."""
+    counts_empty: bool = False
+    """Two empty regions overlap by 1, an empty and another by 0, a union one pixel wide or high counts as empty; else nan."""
     tips: bool = False
     """A row with two equal crossings only (the tip of a triangle) is one pixel; else it is none."""
     level_edges: bool = False
     """A horizontal edge adds a crossing at its second corner."""
+    apart_if_touching: bool = False
+    """Regions whose bounding boxes share no more than a column or row of pixels have overlap 0."""
 
 
 RASTERS: dict[str, Raster] = {
-    "pysot": Raster(np.float64, single=True, rounding="away", rectangle_less=0, closed=True),
-    "vot": Raster(np.float64, False, rounding="even", rectangle_less=1, closed=True, tips=True, level_edges=True),
+    "pysot": Raster(np.float64, single=True, rounding="away", rectangle_less=0, closed=True, apart_if_touching=True),
+    "vot": Raster(
+        np.float64,
+        False,
+        rounding="even",
+        rectangle_less=1,
+        closed=True,
+        counts_empty=True,
+        tips=True,
+        level_edges=True,
+    ),
     "matlab": Raster(np.float32, single=True, rounding="none", rectangle_less=1, closed=False),
 }
+
+
+def image_bounds(image_size: tuple[float, float], variant: OverlapVariant) -> tuple[float, float]:
+    """Largest x and y that count inside a protocol and in EAO: (W - 1, H - 1); got10k cuts at (W, H)."""
+    width, height = image_size
+    return (width, height) if variant == "got10k" else (width - 1, height - 1)
 
 
 def region_overlaps(
     predictions: Sequence[Region],
     truths: Sequence[Region],
-    *,
-    rule: OverlapRule,
     bounds: tuple[float, float] | None,
+    variant: OverlapVariant = "pysot",
 ) -> npt.NDArray[np.float64]:
     """Overlap (intersection over union) of N pairs, (N,) float64 in [0, 1].
 
     Args:
-        predictions, truths: N regions each. A code is no region: its overlap is nan; in rule ``vot`` it is empty, which
+        predictions, truths: N regions each. A code is no region: its overlap is nan; in variant ``vot`` it is empty, which
             gives 1 against another empty region and 0 against anything else.
-        rule: ``pysot`` and ``matlab`` (the old MATLAB toolkit): float32 values; ``vot`` (vot-toolkit 0.9);
-            ``got10k``: exact areas of the polygons.
         bounds: largest x and y that count, in the toolkit's own terms: (W, H) or (W - 1, H - 1); None: no limit.
+        variant: ``pysot`` and ``matlab`` (the MATLAB toolkit's old raster): float32 values; ``vot`` (vot-toolkit 0.9);
+            ``got10k``: exact areas of the polygons.
 
     Raises:
-        InputError: unequal lengths, an unknown rule, masks under a rule that has none.
+        InputError: unequal lengths, an unknown variant, masks under a variant that has none.
     """
     if len(predictions) != len(truths):
         raise InputError(f"{len(predictions)} predictions for {len(truths)} annotated frames")
-    if rule == "got10k":
+    if variant == "got10k":
         return np.array([polygon_overlap(a, b, bounds) for a, b in zip(predictions, truths, strict=True)])
-    if rule not in RASTERS:
-        raise InputError(f"overlap rule {rule!r}; known rules: got10k, matlab, pysot, vot")
-    raster = RASTERS[rule]
+    if variant not in RASTERS:
+        raise InputError(f"overlap variant {variant!r}; known variants: got10k, matlab, pysot, vot")
+    raster = RASTERS[variant]
     out = np.full(len(predictions), np.nan)
-    if raster.tips:
-        out[:] = [float(_is_empty(a) and _is_empty(b)) for a, b in zip(predictions, truths, strict=True)]
-    kinds = (Rectangle, Polygon)
-    plain = [
-        i for i, (a, b) in enumerate(zip(predictions, truths, strict=True)) if type(a) in kinds and type(b) in kinds
-    ]
-    if raster.tips:
-        plain = [i for i in plain if not (_is_empty(predictions[i]) or _is_empty(truths[i]))]
-    if plain:
-        a = _corners([predictions[i] for i in plain], raster)
-        b = _corners([truths[i] for i in plain], raster)
-        out[plain] = _overlaps(a, b, bounds, raster)
+    flat, masked = [], []
     for i, (p, t) in enumerate(zip(predictions, truths, strict=True)):
-        if (isinstance(p, Mask) or isinstance(t, Mask)) and not (_is_empty(p) or _is_empty(t)):
-            if not raster.tips:
-                raise InputError(f"rule {rule!r} has no masks; use 'vot', or turn the masks into boxes (region_to_box)")
-            out[i] = _mask_overlap(p, t, bounds, raster)
+        empty = raster.counts_empty and (_is_empty(p), _is_empty(t))
+        if empty and any(empty):
+            out[i] = float(all(empty))
+        elif isinstance(p, Mask) or isinstance(t, Mask):
+            masked.append(i)
+        elif not (isinstance(p, Special) or isinstance(t, Special)):
+            flat.append(i)
+    if masked and not raster.counts_empty:
+        raise InputError(f"variant {variant!r} has no masks; use 'vot', or turn the masks into boxes (region_to_box)")
+    for i in masked:
+        out[i] = _mask_overlap(predictions[i], truths[i], bounds, raster)
+    if flat:
+        a = _corners([predictions[i] for i in flat], raster)
+        b = _corners([truths[i] for i in flat], raster)
+        out[flat] = _overlaps(a, b, bounds, raster)
     return out
 
 
 def region_overlap(
-    prediction: Region, truth: Region, *, rule: OverlapRule, bounds: tuple[float, float] | None
+    prediction: Region, truth: Region, image_size: tuple[float, float] | None, variant: OverlapVariant = "matlab"
 ) -> float:
-    """:func:`region_overlaps` of one pair."""
-    return float(region_overlaps([prediction], [truth], rule=rule, bounds=bounds)[0])
+    """Overlap of one pair as a protocol counts it, inside :func:`image_bounds`; ``image_size`` is (width, height)."""
+    bounds = None if image_size is None else image_bounds(image_size, variant)
+    return float(region_overlaps([prediction], [truth], bounds, variant)[0])
 
 
 def _is_empty(region: Region) -> bool:
@@ -164,13 +183,18 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
     """(N,) overlaps; counted inside the window around both regions, cut to the bounds."""
     low = np.minimum(a.corners.min(axis=1), b.corners.min(axis=1))  # (N, 2)
     high = np.maximum(a.corners.max(axis=1), b.corners.max(axis=1))
-    thin = (low >= high).any(axis=1) & raster.tips  # vot-toolkit takes a union one pixel wide or high for an empty one
-    last = high.astype(np.float64)  # what the unbounded quirk below compares with
+    thin = (low >= high).any(
+        axis=1
+    ) & raster.counts_empty  # vot-toolkit takes a union one pixel wide or high for an empty one
     if bounds is not None:
         limit = np.array(bounds, dtype=low.dtype)
         low, high = np.maximum(low, 0), np.minimum(high, limit)
     size = np.trunc(high - low).astype(np.float64) + 1  # (N, 2) width, height of the window
+    # quirk of vot-toolkit without bounds: a rectangle's last column and row, counted from the window's corner, are cut at
+    # the window's last column and row counted from the image's; negative ones count from the window's end, as slices do
+    last = np.where(high < -1, high + size, high)
     seen = (high >= low).all(axis=1) & np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1) & ~thin
+    touching = _touching(a.corners, b.corners) & raster.apart_if_touching
     if bounds is None and (size[seen] > FAR).any():
         raise InputError("regions span more than 2^29 pixels; give the image size as bounds")
     inter, union = np.zeros(len(low)), np.zeros(len(low))
@@ -183,9 +207,7 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
         part = index[first:stop]
         origin = low[part][:, None]  # (n, 1, 2)
         widths, heights = size[part, 0].astype(np.int32), size[part, 1].astype(np.int64)
-        # quirk of vot-toolkit without bounds: a rectangle's last column and row, counted from the window's corner, are
-        # compared with the window's last column and row counted from the image's
-        cut = last[part] if raster.tips and bounds is None else None
+        cut = last[part] if raster.counts_empty and bounds is None else None
         runs_a = _runs(a.corners[part] - origin, widths, heights, raster, cut, a.rectangle[part])
         runs_b = _runs(b.corners[part] - origin, widths, heights, raster, cut, b.rectangle[part])
         inter[part], union[part] = _count(runs_a, runs_b, heights)
@@ -198,8 +220,15 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
             out = inter / union
     out[~seen] = 0.0
     out[thin] = 1.0
-    out[empty] = 0.0 if raster.tips else np.nan
+    out[empty] = 0.0 if raster.counts_empty else np.nan
+    out[touching & ~empty] = 0.0
     return out
+
+
+def _touching(a: Floats, b: Floats) -> npt.NDArray[np.bool_]:
+    """(N,) whether the boxes around two polygons (N, K, 2) share at most a border."""
+    low = np.maximum(a.min(axis=1), b.min(axis=1))
+    return (low >= np.minimum(a.max(axis=1), b.max(axis=1))).any(axis=1)
 
 
 Run: TypeAlias = tuple[Ints, Ints]

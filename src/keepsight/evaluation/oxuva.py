@@ -67,12 +67,12 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
     """
     annotation = sequence.annotation
     n = len(annotation.boxes)
-    annotated = np.ones(n, bool) if annotation.annotated is None else annotation.annotated.astype(bool)
+    annotated = np.ones(n, np.bool_) if annotation.annotated is None else annotation.annotated.astype(np.bool_)
     frames = np.flatnonzero(annotated & (np.arange(n) > 0))  # (M,)
     size = annotation.image_size
     truth_boxes = annotation.boxes[frames]
-    has_box = np.isfinite(truth_boxes).all(axis=1)
-    truth = has_box if annotation.visible is None else annotation.visible[frames].astype(bool)
+    has_box = np.asarray(np.isfinite(truth_boxes).all(axis=1))
+    truth = has_box if annotation.visible is None else annotation.visible[frames].astype(np.bool_)
     if (truth & ~has_box).any():
         bad = frames[np.flatnonzero(truth & ~has_box)[0]]
         raise InputError(
@@ -98,8 +98,8 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
 
 def _said(run: Run, present_above: float | None, where: str) -> tuple[Bools, Bools]:
     """(N,) called present, (N,) there is a prediction at all."""
-    has_box = np.isfinite(run.boxes).all(axis=1)
-    lost = np.zeros(len(has_box), bool) if run.lost is None else run.lost.astype(bool)
+    has_box = np.asarray(np.isfinite(run.boxes).all(axis=1))
+    lost = np.zeros(len(has_box), np.bool_) if run.lost is None else run.lost.astype(np.bool_)
     if present_above is None:
         return has_box & ~lost, has_box | lost
     if run.presence is None:
@@ -163,7 +163,7 @@ def posthoc_curve(tracks: Many[TrackFrames], iou_threshold: float) -> tuple[Arra
     From the strictest threshold (inf, nothing present) to the tracker's own decisions; equal points stand once.
     Frames whose score is unknown are passed first to go: they count as -inf.
     """
-    said = np.concatenate([t.said for t in tracks]) if tracks else np.zeros(0, bool)
+    said = np.concatenate([t.said for t in tracks]) if tracks else np.zeros(0, np.bool_)
     if not said.any():
         return np.zeros(0), np.zeros(0), np.zeros(0)
     truth = np.concatenate([t.truth for t in tracks])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, nearest_names
-from .groups import Group, best_of, group_scores, is_best, print_value, ranking_key
+from .groups import Group, best_of, group_scores, is_best, print_value, ranking_key, safe_name
 from .scores import Metric, Scores
 from .styles import TrackerStyle, tracker_styles
 
@@ -207,8 +207,16 @@ def ranking_plot(scores: Sequence[Scores], metric: str = "EAO", *, styles: Style
     return figure
 
 
-def write_plots(scores: Sequence[Scores], folder: str | Path, *, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+def write_plots(
+    scores: Sequence[Scores],
+    folder: str | Path,
+    *,
+    formats: Sequence[str] = ("pdf", "png"),
+    attributes: bool = True,
+) -> list[Path]:
     """Every plot that the scores have, as ``<data set>-<rule>-<plot>.<format>`` in ``folder`` (made if absent).
+
+    ``attributes``: with radar and table of the attributes.
 
     Returns the files. The same scores give the same bytes. Raises :class:`InputError` for other formats than ``pdf``,
     ``png`` and ``svg``, or without matplotlib.
@@ -222,17 +230,17 @@ def write_plots(scores: Sequence[Scores], folder: str | Path, *, formats: Sequen
     styles = tracker_styles(one.tracker for group in groups for one in group.scores)
     files = []
     for group in groups:
-        for name, make in _plots_of(group, styles):
+        for name, make in _plots_of(group, styles, attributes):
             figure = make()
             for kind in formats:
-                files.append(_save(figure, out / f"{group.name}-{name}.{kind}"))
+                files.append(_save(figure, out / f"{group.name}-{safe_name(name)}.{kind}"))
     return files
 
 
 Styles = Mapping[str, TrackerStyle]
 
 
-def _plots_of(group: Group, styles: Styles) -> list[tuple[str, Callable[[], Figure]]]:
+def _plots_of(group: Group, styles: Styles, attributes: bool) -> list[tuple[str, Callable[[], Figure]]]:
     """Name and maker of each plot that ``group`` has the numbers for."""
     scores = group.scores
     plots: list[tuple[str, Callable[[], Figure]]] = []
@@ -242,9 +250,9 @@ def _plots_of(group: Group, styles: Styles) -> list[tuple[str, Callable[[], Figu
         plots.append(("ar", lambda: ar_plot(scores, styles=styles)))
     if _metric(group, "EAO") is not None:
         plots.append(("eao-ranking", lambda: ranking_plot(scores, "EAO", styles=styles)))
-    if len(group.attributes) >= 3:
+    if attributes and len(group.attributes) >= 3:
         plots.append(("attribute-radar", lambda: attribute_radar(scores, styles=styles)))
-    if group.attributes:
+    if attributes and group.attributes:
         plots.append(("attribute-table", lambda: attribute_table_plot(scores)))
     return plots
 
@@ -254,7 +262,9 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("plots need matplotlib, which is not installed; run `pip install 'keepsight[report]'`") from None
+        raise InputError(
+            "plots need matplotlib, which is not installed; run `pip install 'keepsight[report]'`"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------ the look
@@ -386,7 +396,9 @@ def _attributes(group: Group, metric: str | None) -> tuple[tuple[str, ...], Metr
         raise InputError(f"no tracker has scores per attribute on {group.dataset} under the rule {group.rule}")
     chosen = group.metrics[0] if metric is None else _metric(group, metric)
     if chosen is None:
-        raise InputError(f"there is no metric {metric!r}; {nearest_names(str(metric), [m.name for m in group.metrics])}")
+        raise InputError(
+            f"there is no metric {metric!r}; {nearest_names(str(metric), [m.name for m in group.metrics])}"
+        )
     return group.attributes, chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -68,7 +69,7 @@ def _convex_parts(points: list[Point]) -> list[tuple[float, list[Point]]]:
     """Convex polygons with positive orientation whose signed sum is the polygon."""
     turns = _turns(points)
     convex_quad = len(points) <= 4 and (min(turns) >= 0 or max(turns) <= 0)
-    triangles = [points] if convex_quad else [[points[0], b, c] for b, c in zip(points[1:], points[2:], strict=False)]
+    triangles = [points] if convex_quad else [[points[0], b, c] for b, c in pairwise(points[1:])]
     parts = []
     for part in triangles:
         area = _signed_area(part)

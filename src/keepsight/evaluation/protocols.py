@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 
@@ -23,16 +22,12 @@ from ..datasets.sequence import Annotation, Frames, Masks, Sequence
 from ..errors import InputError
 from ..regions import Code, Polygon, Rectangle, Region, Special
 from .entrants import Answer, Box, Entrant
+from .overlap import OverlapVariant
 from .runs import Run
 
 PROTOCOLS = ("ope", "longterm", "supervised", "multistart", "vos")
 REPETITIONS = {"ope": 1, "longterm": 1, "supervised": 15, "multistart": 1, "vos": 1}
 """How often a tracker that is not deterministic is run, if nothing else is asked for (GOT-10k: 3)."""
-RESTART_GAP = 5
-"""VOT: frames from a failure to the new start."""
-
-Overlap: TypeAlias = Callable[[Region, Region, tuple[int, int]], float]
-"""Prediction, ground truth, (width, height) of the image -> overlap; not above 0 is a failure."""
 
 
 def run_ope(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
@@ -47,50 +42,42 @@ def run_longterm(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
     """
     run = run_ope(entrant, sequence, seed=seed)
     if run.presence is None:
-        presence = np.ones(len(run.boxes)) if run.lost is None else 1.0 - run.lost
+        presence = np.ones(len(run.boxes))
+        if run.lost is not None:
+            presence[run.lost] = 0.0
         presence[0] = np.nan
         run = replace(run, presence=presence)
     return run
 
 
 def run_supervised(
-    entrant: Entrant, sequence: Sequence, *, overlap: Overlap | None = None, gap: int = RESTART_GAP, seed: int = 0
+    entrant: Entrant, sequence: Sequence, *, variant: OverlapVariant = "matlab", restart_after: int = 5, seed: int = 0
 ) -> Run:
-    """Started again after failures: code 1 where it starts, 2 where it failed, 0 until the new start ``gap`` frames later.
+    """Started again after failures: code 1 where it starts, 2 where it failed, 0 until the new start five frames later.
 
-    ``overlap``: by default that of the VOT MATLAB toolkit in the protocol, see :mod:`.overlap`. Frames without a ground
-    truth cannot fail, and where a start would fall on one the next frame with a box is taken.
+    ``variant``: whose overlap decides what a failure is, see :mod:`.overlap`. The rule is :func:`.vot.supervised_run`.
     """
-    overlap = overlap or default_overlap()
-    annotation, count = sequence.annotation, len(sequence)
-    rows = _Rows(count, [Special(Code.UNKNOWN)] * count)
-    start: int | None = 0
-    while start is not None:
-        failed = _until_failure(entrant, sequence, start, overlap, rows, seed)
-        start = None if failed is None else _next_start(annotation, failed + gap, count)
-    return rows.run()
+    from .vot import supervised_run
 
+    annotation = sequence.annotation
+    truth = _truth(annotation, len(sequence))
+    rows = _Rows(len(sequence))
+    height, width = sequence.frames[0].shape[:2]
 
-def _until_failure(
-    entrant: Entrant, sequence: Sequence, start: int, overlap: Overlap, rows: _Rows, seed: int
-) -> int | None:
-    """Track from ``start``; the frame of the failure, None if there was none."""
-    truth = _truth(sequence.annotation, len(sequence))
-    rows.start(start, _begin(entrant, sequence, start, seed), Special(Code.INITIALISATION))
-    for i in range(start + 1, len(sequence)):
-        frame = sequence.frames[i]
-        answer, seconds = _timed(entrant, frame)
-        size = (frame.shape[1], frame.shape[0])
-        if not isinstance(truth[i], Special) and not overlap(Rectangle(*answer.box), truth[i], size) > 0:
-            rows.seconds[i], rows.regions[i] = seconds, Special(Code.FAILURE)
-            return i
-        rows.add(i, answer, seconds, Rectangle(*answer.box))
-    return None
+    def start(i: int, _: Region) -> None:
+        rows.seconds[i] = _started(entrant, sequence.frames[i], _box_at(sequence, i), None, seed)
 
+    def track(i: int) -> Region:
+        answer, seconds = _timed(entrant, sequence.frames[i])
+        rows.add(i, answer, seconds)
+        return Rectangle(*answer.box)
 
-def _next_start(annotation: Annotation, frame: int, count: int) -> int | None:
-    usable = np.isfinite(annotation.boxes[frame:count]).all(axis=1)  # (frames left,)
-    return frame + int(np.argmax(usable)) if usable.any() else None
+    lines = supervised_run(
+        start, track, truth, annotation.image_size or (width, height), variant, restart_after=restart_after
+    )
+    coded = np.array([isinstance(line, Special) for line in lines])  # (N,)
+    rows.boxes[coded] = np.nan
+    return replace(rows.run(), regions=tuple(lines))
 
 
 def _truth(annotation: Annotation, count: int) -> tuple[Region, ...]:
@@ -106,13 +93,6 @@ def _truth(annotation: Annotation, count: int) -> tuple[Region, ...]:
 
 def _region(row: np.ndarray) -> Region:
     return Rectangle(*map(float, row)) if len(row) == 4 else Polygon(row.reshape(-1, 2))
-
-
-def default_overlap() -> Overlap:
-    """Of the rasterised regions as the MATLAB toolkit computes it in the protocol."""
-    from .overlap import region_overlap  # type: ignore[attr-defined]
-
-    return partial(region_overlap, variant="matlab")
 
 
 # --- multi-start --------------------------------------------------------------------------------------------------------
@@ -225,28 +205,19 @@ def _object_answers(
 class _Rows:
     """What a tracker says, frame by frame."""
 
-    def __init__(self, count: int, regions: list[Region] | None = None) -> None:
+    def __init__(self, count: int) -> None:
         self.boxes = np.full((count, 4), np.nan)
         self.presence = np.full(count, np.nan)
         self.lost = np.zeros(count, dtype=bool)
         self.seconds = np.full(count, np.nan)
-        self.regions: list[Region] = regions or []
         self._has_presence = self._has_lost = False
-        self._with_regions = regions is not None
 
-    def start(self, row: int, seconds: float, region: Region | None = None) -> None:
-        self.seconds[row] = seconds
-        if region is not None:
-            self.regions[row] = region
-
-    def add(self, row: int, answer: Answer, seconds: float, region: Region | None = None) -> None:
+    def add(self, row: int, answer: Answer, seconds: float) -> None:
         self.boxes[row], self.seconds[row] = answer.box, seconds
         if answer.presence is not None:
             self.presence[row], self._has_presence = answer.presence, True
         if answer.lost is not None:
             self.lost[row], self._has_lost = answer.lost, True
-        if region is not None:
-            self.regions[row] = region
 
     def run(self) -> Run:
         return Run(
@@ -254,22 +225,17 @@ class _Rows:
             presence=self.presence if self._has_presence else None,
             lost=self.lost if self._has_lost else None,
             seconds=self.seconds,
-            regions=tuple(self.regions) if self._with_regions else None,
         )
 
 
 def _follow(entrant: Entrant, sequence: Sequence, order: range, box: Box, seed: int) -> Run:
     rows = _Rows(len(order))
     rows.boxes[0] = box
-    rows.start(0, _started(entrant, sequence.frames[order[0]], box, None, seed))
+    rows.seconds[0] = _started(entrant, sequence.frames[order[0]], box, None, seed)
     for row, i in enumerate(order[1:], 1):
         answer, seconds = _timed(entrant, sequence.frames[i])
         rows.add(row, answer, seconds)
     return rows.run()
-
-
-def _begin(entrant: Entrant, sequence: Sequence, frame: int, seed: int) -> float:
-    return _started(entrant, sequence.frames[frame], _box_at(sequence, frame), None, seed)
 
 
 def _started(entrant: Entrant, frame: np.ndarray, box: Box, mask: np.ndarray | None, seed: int) -> float:

@@ -31,13 +31,12 @@ _OWN = {
     "zoo": ("",),
 }
 _RULES = {
-    "uav123": "uav",
     "trackingnet": "trackingnet",
     "got10ktest": "got10k",
     "vot2018": "vot-supervised",
     "vot2019": "vot-supervised",
-    "vot2018lt": "vot-lt",
-    "vot2019lt": "vot-lt",
+    "votlt2018": "vot-lt",
+    "votlt2019": "vot-lt",
     "oxuvatest": "oxuva",
     "davis2017": "davis2017",
     "youtubevos2019": "youtubevos",
@@ -58,18 +57,16 @@ _ALIASES = {
     "lasotext": "lasotextension",
     "lasotextensionsubset": "lasotextension",
     "trackingnettest": "trackingnet",
-    "vot2020lt": "vot2019lt",
-    "vot2018st": "vot2018",
-    "vot2019st": "vot2019",
-    "votlt2018": "vot2018lt",
-    "votlt2019": "vot2019lt",
-    "votlt2020": "vot2019lt",
+    "vot2018lt": "votlt2018",
+    "vot2019lt": "votlt2019",
+    "vot2020lt": "votlt2019",
+    "votlt2020": "votlt2019",
     "oxuvalttest": "oxuvatest",
     "davis2017val": "davis2017",
     "youtubevos2019val": "youtubevos2019",
     "youtubevos2019valid": "youtubevos2019",
 }
-_UAV_NOTE = "UAV123 numbers mix two protocols (pytracking changed its own in April 2020): expect ±1.3 points"
+_UAV_NOTE = "two protocols are in use on UAV123: ±1.3 points"  # pytracking changed its own in April 2020
 
 
 @dataclass(frozen=True)
@@ -164,21 +161,21 @@ def _key(name: str) -> str:
 @lru_cache(maxsize=1)
 def _everything() -> tuple[PublishedNumber, ...]:
     file = resources.files(__package__).joinpath("data/published.csv")
-    with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(_number(row) for row in csv.DictReader(lines))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(_number(row) for row in csv.DictReader(lines))
 
 
 def _number(row: dict[str, str]) -> PublishedNumber:
     paper, key = row["paper"], _key(row["dataset"])
     rule = _RULES.get(key, "pytracking")
     notes = [row["note"], _RULE_NOTES.get(key, "")]
-    if paper == "DuML" and rule in ("pytracking", "uav"):
+    if paper == "DuML" and rule == "pytracking":
         rule = "pysot"
-        notes.append("scored with the pysot toolkit, very likely")
+        notes.append("pysot toolkit, very likely")
     if key == "uav123":
         notes.append(_UAV_NOTE)
     if not row["tracker"].lower().startswith(_OWN[paper]):
-        notes.append("quoted there from another paper or from published raw results")
+        notes.append("quoted there")
     return PublishedNumber(
         tracker=row["tracker"],
         variant=row["variant"],

@@ -61,14 +61,15 @@ class OPERule:
     denominator: Literal["all", "valid"] = "all"
     """Rates are shares of all frames, or of the valid ones (pytracking's exclude_invalid_frames)."""
     # --- overlap and errors
-    overlap: Literal["inclusive", "continuous", "clipped", "clipped_eps", "corners"] = "inclusive"
+    overlap: Literal["inclusive", "continuous", "clipped", "clipped_eps"] = "inclusive"
     """How the intersection over union is rounded. ``inclusive``: x + w - 1 and back by + 1, which cancels but for rounding;
-    ``continuous``: x + w; ``clipped``: and cut to 0..1; ``clipped_eps``: and 2.2e-16 in the denominator; ``corners``: as
-    inclusive, the areas from corners too (TrackingNet)."""
+    ``continuous``: x + w; ``clipped``: and cut to 0..1; ``clipped_eps``: and 2.2e-16 in the denominator."""
     centre: Literal["inclusive", "continuous"] = "inclusive"
-    """x + (w - 1) / 2 or x + w / 2: the same distances but for rounding (with ``corners``: x + (w + 1) / 2)."""
-    norm_size: Literal["plain", "plus_tiny", "at_least_one"] = "plain"
-    """The normalised error divides centres by the true size, by that plus 1e-16, or by that but at least 1 pixel."""
+    """x + (w - 1) / 2 or x + w / 2: the same distances but for rounding."""
+    norm_by: Literal["size", "size_plus_tiny", "at_least_one"] = "size"
+    """The normalised error divides by the true width and height, by those plus 1e-16, or by those but at least 1 pixel."""
+    norm_what: Literal["centres", "difference"] = "centres"
+    """Whether the two centres are divided and then subtracted, or their difference is divided: the same but for rounding."""
     # --- thresholds
     grid: Literal["torch", "multiples", "matlab"] = "multiples"
     """Bits of the 21 thresholds 0, 0.05, ..., 1, which decide ties: torch.arange, k * 0.05, or MATLAB's colon."""
@@ -94,18 +95,19 @@ class OPERule:
         """(21,) overlap thresholds 0, 0.05, ..., 1, to the bit."""
         k = np.arange(21)
         if self.grid == "torch":  # torch.arange: vectors of four, each from its own start
-            return 0.05 * (k // 4 * 4) + 0.05 * (k % 4)
+            return np.asarray(0.05 * (k // 4 * 4) + 0.05 * (k % 4), dtype=np.float64)
         if self.grid == "matlab":  # 0:0.05:1 counts from both ends
             return np.where(k <= 10, k * 0.05, 1 - (20 - k) * 0.05)
-        return k * 0.05
+        return np.asarray(k * 0.05, dtype=np.float64)
 
     def precision_thresholds(self) -> Array:
         """(51,) or (21,) centre errors from 0 to 50 px."""
-        return np.arange(self.error_points) * (50 / (self.error_points - 1))
+        return np.asarray(np.arange(self.error_points) * (50 / (self.error_points - 1)), dtype=np.float64)
 
     def norm_thresholds(self) -> Array:
         """(51,) or (21,) normalised centre errors from 0 to 0.5."""
-        return self.precision_thresholds() / 100
+        k = np.arange(self.error_points)
+        return np.asarray(k / 100 if self.error_points == 51 else k * (0.5 / (self.error_points - 1)), dtype=np.float64)
 
 
 _PYTRACKING = OPERule(
@@ -136,7 +138,7 @@ _RULES: dict[str, OPERule] = {
         invalid_precision="right",
         centre_valid="centre",
         overlap="clipped",
-        norm_size="plus_tiny",
+        norm_by="size_plus_tiny",
     ),
     "got10k-ope": OPERule(
         name="got10k-ope",
@@ -144,7 +146,8 @@ _RULES: dict[str, OPERule] = {
         valid="present",
         nan_truth="removed",
         overlap="clipped_eps",
-        norm_size="at_least_one",
+        norm_by="at_least_one",
+        norm_what="difference",
         norm_score="mean",
     ),
     "present": OPERule(
@@ -162,7 +165,7 @@ _RULES: dict[str, OPERule] = {
         storage="rounded",
         valid="present",
         nan_truth="refuse",
-        overlap="corners",
+        norm_what="difference",
         strict=False,
         error_points=21,
         success_score="area",

@@ -55,6 +55,8 @@ class SequenceScore:
     """E.g. ``overlap``, ``centre_error``: (N,) or (repetitions, N); empty if they were not kept."""
     lost: bool = False
     """No result was found for this sequence (how the rule treats that is in ``Scores.notes``)."""
+    weight: float = 1.0
+    """Its share in the data set's number: 1 where sequences weigh alike, its scored frames where frames are pooled."""
 
 
 @dataclass(frozen=True, eq=False)

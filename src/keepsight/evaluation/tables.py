@@ -96,8 +96,8 @@ def _fps(scores: Scores) -> str:
 def csv_table(scores: Sequence[Scores], *, published: bool = False) -> str:
     """One line per tracker, data set and rule, with all digits; fractions, not percents.
 
-    Columns: dataset, rule, tracker, source (``ours`` or who printed it), sequences, missing, repetitions, fps, then for each metric its
-    value and the ends of its 95 % interval (``AUC``, ``AUC_low``, ``AUC_high``), then ``note``.
+    Columns: dataset, rule, tracker, source (``ours`` or who printed it), sequences, missing, repetitions, fps, then for
+    each metric its value and the ends of its 95 % interval (``AUC``, ``AUC_low``, ``AUC_high``), then ``note``.
     """
     groups = group_scores(scores)
     metrics = list(dict.fromkeys(m.name for group in groups for m in group.metrics))
@@ -201,7 +201,10 @@ def latex_table(scores: Sequence[Scores], *, published: bool = False, intervals:
 
 def _latex_group(group: Group, published: bool, intervals: bool) -> str:
     heads = [_latex_heading(m) for m in group.metrics]
-    lines = [[latex_escape(one.tracker), *(_latex_cell(group, one, m, intervals) for m in group.metrics)] for one in group.scores]
+    lines = [
+        [latex_escape(one.tracker), *(_latex_cell(group, one, m, intervals) for m in group.metrics)]
+        for one in group.scores
+    ]
     caption = f"{latex_escape(group.dataset)}, scored under the rule \\texttt{{{latex_escape(group.rule)}}}"
     counts = {len(one.sequences) for one in group.scores}
     if len(counts) == 1:
@@ -273,7 +276,8 @@ def _latex_attributes(group: Group, name: str | None) -> str:
         size = max(one.attribute_sizes.get(attribute, 0) for one in group.scores)
         body.append(" & ".join([latex_escape(attribute), str(size) if size else "--", *cells]) + r" \\")
     heads = ["Attribute", "N", *(latex_escape(one.tracker) for one in group.scores)]
-    caption = f"{latex_escape(metric.label)} per attribute on {latex_escape(group.dataset)}, rule \\texttt{{{latex_escape(group.rule)}}}"
+    place = f"{latex_escape(group.dataset)}, rule \\texttt{{{latex_escape(group.rule)}}}"
+    caption = f"{latex_escape(metric.label)} per attribute on {place}"
     return "\n".join(
         [
             r"\begin{table*}[t]",

@@ -123,7 +123,7 @@ def boundary(mask: Binary) -> Binary:
 
     Beyond the image's edge the mask goes on as it is at the edge.
     """
-    more = cv2.copyMakeBorder(mask, 0, 1, 0, 1, cv2.BORDER_REPLICATE)  # (h+1, w+1)
+    more = np.asarray(cv2.copyMakeBorder(mask, 0, 1, 0, 1, cv2.BORDER_REPLICATE), np.uint8)  # (h+1, w+1)
     here = more[:-1, :-1]
     return (here ^ more[:-1, 1:]) | (here ^ more[1:, :-1]) | (here ^ more[1:, 1:])
 
@@ -133,8 +133,8 @@ def _boundary_accuracy(prediction: Binary, truth: Binary, disk: Binary) -> float
     n_found, n_wanted = cv2.countNonZero(found), cv2.countNonZero(wanted)
     if not n_found or not n_wanted:
         return float(n_found == n_wanted)
-    precision = cv2.countNonZero(found & cv2.dilate(wanted, disk)) / n_found
-    recall = cv2.countNonZero(wanted & cv2.dilate(found, disk)) / n_wanted
+    precision = cv2.countNonZero(cv2.bitwise_and(found, cv2.dilate(wanted, disk))) / n_found
+    recall = cv2.countNonZero(cv2.bitwise_and(wanted, cv2.dilate(found, disk))) / n_wanted
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -196,6 +196,7 @@ def _evaluate(sequence: Sequence, run: Run, rule: VosRule, findings: _Findings) 
         raise InputError(f"the run on {where} has no masks; give a tracker that segments, or score its boxes")
     n = len(truths)
     objects, starts = _objects(sequence.annotation, truths, rule, where)
+    _check_published(truths, starts, where)
     values = np.full((n, len(objects), 2), np.nan)  # (N, K, 2)
     for i in range(n):
         truth = _truth(truths, i, rule)
@@ -255,9 +256,17 @@ def _objects(annotation: Annotation, truths: Masks, rule: VosRule, where: str) -
     return (sorted(k for k in (annotation.objects or seen) if k in seen)), seen
 
 
-def _check_ids(
-    prediction: Ids, objects: list[int], rule: VosRule, frame: str, name: str, findings: _Findings
-) -> None:
+def _check_published(truths: Masks, starts: Mapping[int, int], where: str) -> None:
+    """Test sets publish each object's first mask only; scoring others against those would give wrong numbers."""
+    later = (i for i in range(len(truths)) if i not in set(starts.values()))
+    if len(truths) > 1 and all(truths[i] is None for i in later):
+        raise InputError(
+            f"{where} has no masks beyond the first of each object: this split's ground truth is not published; write the "
+            "masks in the official format and submit them to the benchmark's server"
+        )
+
+
+def _check_ids(prediction: Ids, objects: list[int], rule: VosRule, frame: str, name: str, findings: _Findings) -> None:
     highest = max(objects, default=0)
     largest = int(prediction.max(initial=0))
     if largest <= highest:
@@ -381,7 +390,8 @@ def score_youtubevos(
     scored, notes = _score_all(sequences, runs, how, keep_per_frame)
     notes.append("the YouTube-VOS server's code is not public: J and F are DAVIS's, first and last frames do not count")
     everything = _mean(o for s in scored for o in s.objects.values())
-    values, metrics = everything | {"G": everything["J&F"]}, (YOUTUBE_METRICS[0], METRICS[1], METRICS[4])
+    values = everything | {"G": everything["J&F"]}
+    metrics: tuple[Metric, ...] = (YOUTUBE_METRICS[0], METRICS[1], METRICS[4])
     if seen is not None:
         values |= _seen_and_unseen(scored, seen)
         parts = [values[m.name] for m in YOUTUBE_METRICS[1:]]
@@ -407,7 +417,9 @@ def _seen_and_unseen(scored: list[_Scored], seen: Mapping[str, Mapping[int, bool
             groups[known].append(values)
     means = {group: _mean(rows) for group, rows in groups.items()}
     return {
-        f"{part}_{word}": means[group][part] for part in ("J", "F") for group, word in ((True, "seen"), (False, "unseen"))
+        f"{part}_{word}": means[group][part]
+        for part in ("J", "F")
+        for group, word in ((True, "seen"), (False, "unseen"))
     }
 
 

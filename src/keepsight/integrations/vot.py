@@ -31,8 +31,6 @@ from ..video import read_image
 Protocol: TypeAlias = Literal["trax", "python"]
 BoxTuple: TypeAlias = tuple[float, float, float, float]
 
-_SECONDS_PER_IMAGE = 30  # for images that lie behind an address
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What both protocols share
@@ -93,8 +91,10 @@ class VotTracker:
 
     The toolkit makes one object in a process of its own and calls ``init`` and ``update`` with an image path (or with a
     dictionary of channels), the new targets and properties. A target is ``(region, properties)``, a region x, y, w, h or a
-    list of corners or an (H, W) mask; the answer is such a pair too, or a list of them if ``multiobject``.
+    list of corners or an (H, W) mask; the answer is a list of such pairs, one per target in the order in which they came.
     """
+
+    multiobject = True
 
     def __init__(
         self,
@@ -102,45 +102,32 @@ class VotTracker:
         weights: str | None = None,
         device: str = "auto",
         seed: int | str = 0,
-        multiobject: bool | str = True,
     ) -> None:
-        """As :func:`keepsight.load`; options from a file arrive as text. ``multiobject``: see docs/integrations.md for when
-        toolkit 0.9.0 needs False (supervised experiments)."""
+        """As :func:`keepsight.load`; options from a file arrive as text."""
         try:
             number = int(seed)
         except ValueError:
             raise InputError(f"arg_seed = {seed!r} is not a whole number") from None
-        self.multiobject = _truth("arg_multiobject", multiobject)
         self._targets = Targets(partial(load, tracker, weights=weights, device=device, seed=number))
 
-    def init(self, frame: Any, new: Any = None, properties: Any = None) -> Any:
+    def init(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[BoxTuple, dict[str, float]]]:
         """Start with the targets ``new`` in ``frame``; answers their boxes."""
         boxes = self._boxes(new)
         if not boxes:
             raise InputError("the toolkit gave no target to start with")
         self._targets.start(_native_image(frame), boxes)
-        return self._answer([(box, {}) for box in boxes])
+        return [(box, {}) for box in boxes]
 
-    def update(self, frame: Any, new: Any = None, properties: Any = None) -> Any:
+    def update(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[BoxTuple, dict[str, float]]]:
         """The targets in the next frame, and the targets ``new`` that start in it."""
         image, boxes = _native_image(frame), self._boxes(new)
         states = [(_floats(r.box_unclipped), {"confidence": _confidence(r)}) for r in self._targets.update(image)]
         self._targets.join(image, boxes)
-        return self._answer([*states, *((box, {}) for box in boxes)])
+        return [*states, *((box, {}) for box in boxes)]
 
     def _boxes(self, new: Any) -> list[BoxTuple]:
         pairs = [new] if isinstance(new, tuple) else list(new or [])
         return [start_box(_native_region(region)) for region, _ in pairs]
-
-    def _answer(self, states: list[tuple[BoxTuple, dict[str, float]]]) -> Any:
-        return states if self.multiobject else states[0]
-
-
-def _truth(name: str, value: bool | str) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).lower() not in words:
-        raise InputError(f"{name} = {value!r}; give true or false")
-    return words[str(value).lower()]
 
 
 def _floats(box: Sequence[float]) -> BoxTuple:
@@ -182,8 +169,8 @@ def serve(
     """Be a TraX server until the client quits: one or several targets, started again or joined by others at any time.
 
     Each ``state`` is a rectangle (a mask, if the tracker makes masks) with the property ``confidence`` in 0..1.
-    Images are taken as files, encoded data and http(s) addresses. Not as raw memory: libtrax 4.0.2 writes past the end of such
-    an image whenever its bytes are 8 more than a multiple of 16, and the process dies.
+    Images are taken as files and as encoded data, the two kinds that libtrax 4.0.2 hands over whole: of an address it keeps the
+    part before the colon, and it writes past the end of a raw image whose bytes are 8 more than a multiple of 16.
 
     Raises :class:`InputError` if vot-trax is absent or older than 4, if the client breaks off without a word or gives a target
     that no tracker can be started with, and :class:`VideoError` for an image that cannot be read; the client is told the reason.
@@ -193,7 +180,7 @@ def serve(
     image, region = trax.Image, trax.Region
     server = trax.Server(
         [region.RECTANGLE, region.POLYGON, region.MASK],
-        [image.PATH, image.BUFFER, image.URL],
+        [image.PATH, image.BUFFER],
         tracker_name=tracker,
         tracker_description="keepsight",
         multiobject=True,
@@ -206,7 +193,9 @@ def serve(
         server.quit(str(error))
         raise
     except trax.TraxException as error:
-        raise InputError(f"the TraX client broke off or said something that is not TraX 4 (vot-trax: {error})") from None
+        raise InputError(
+            f"the TraX client broke off or said something that is not TraX 4 (vot-trax: {error})"
+        ) from None
     server.quit()
 
 
@@ -244,22 +233,7 @@ def _trax_image(trax: Any, images: Any) -> np.ndarray:
         return read_image(image.path())
     if image.type() == trax.Image.BUFFER:
         return _decoded(image.buffer(), "image data in the TraX request")
-    if image.type() == trax.Image.URL:
-        return _downloaded(image.url())
-    raise InputError(f"the TraX request has an image of kind {image.type()!r}; send a path, a url or encoded data")
-
-
-def _downloaded(url: str) -> np.ndarray:
-    from urllib.request import urlopen
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise InputError(f"image address {url} is neither http nor https")
-    try:
-        with urlopen(url, timeout=_SECONDS_PER_IMAGE) as reply:
-            data = reply.read()
-    except OSError as error:  # URLError is one
-        raise VideoError(f"image {url} cannot be read: {error}") from None
-    return _decoded(data, f"image {url}")
+    raise InputError(f"the TraX request has an image of kind {image.type()!r}; send a path or encoded data")
 
 
 def _decoded(data: bytes, what: str) -> np.ndarray:
@@ -303,7 +277,7 @@ def trackers_ini(
     """An entry of the toolkit's ``trackers.ini`` that runs ``tracker`` with this very Python.
 
     ``name``: identifier in the toolkit, letters, digits, ``-`` and ``_``. ``protocol``: ``trax`` (any environment), or ``python``
-    (keepsight must be installed beside the toolkit).
+    (keepsight must be installed beside the toolkit, which then turns masks and polygons into their bounding boxes).
     Raises :class:`InputError` for a name that the toolkit would not take.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -321,6 +295,7 @@ def trackers_ini(
         lines.append("command = " + shlex.join([sys.executable, "-m", "keepsight.integrations.vot", *flags]))
     else:
         lines.append("command = keepsight.integrations.vot:VotTracker")
+        lines.append("convert = rectangle")  # toolkit 0.9.0 cannot send masks over this protocol
         lines += [f"arg_{option} = {value}" for option, value in options.items()]
     lines.append("timeout = 120")  # seconds for one answer; the first may have to wait for CUDA
     return "\n".join(lines).replace("%", "%%") + "\n"  # the toolkit's reader expands single percent signs

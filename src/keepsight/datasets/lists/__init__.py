@@ -33,6 +33,8 @@ class FrameRange:
     digits: int
     """Width of the number in the file name."""
     extension: str
+    skip_first: int = 0
+    """Frames that pytracking leaves out at the beginning, of images and annotation (Tiger1 of OTB)."""
 
     def __len__(self) -> int:
         return self.last_frame - self.first_frame + 1
@@ -45,7 +47,6 @@ _PATTERNS = {  # name, path, annotation, digits; `n` is the sequence's name in t
 }
 
 LASOT_PER_CLASS = 20
-EXTENSION_PER_CLASS = 10
 
 
 @cache
@@ -56,7 +57,9 @@ def frame_ranges(name: str) -> tuple[FrameRange, ...]:
     for n, first, last, *odd in _file()[name]:
         usual = {"path": path.format(n=n), "annotation": annotation.format(n=n), "digits": digits, "extension": "jpg"}
         ranges.append(
-            FrameRange(name=title.format(n=n), first_frame=first, last_frame=last, **{**usual, **(odd[0] if odd else {})})
+            FrameRange(
+                name=title.format(n=n), first_frame=first, last_frame=last, **{**usual, **(odd[0] if odd else {})}
+            )
         )
     return tuple(ranges)
 
@@ -65,10 +68,8 @@ def frame_ranges(name: str) -> tuple[FrameRange, ...]:
 def names(name: str) -> tuple[str, ...]:
     """Sequence names of a list: ``lasot_test``, ``lasot_all``, ``lasot_train_split``, ``lasot_train_train_split``,
     ``lasot_train_val_split``, ``lasot_extension``, ``got10k_vot_exclude``, ``youtubevos_jjtrain``, ``youtubevos_jjvalid``."""
-    if name in ("lasot_test", "lasot_train_val_split"):
+    if name in ("lasot_test", "lasot_extension", "lasot_train_val_split"):
         return tuple(f"{group[0]}-{i}" for group in _file()[name] for i in group[1:])
-    if name == "lasot_extension":
-        return tuple(f"{c}-{i}" for c in _file()[name] for i in range(1, EXTENSION_PER_CLASS + 1))
     if name == "lasot_all":
         classes = sorted(group[0] for group in _file()["lasot_test"])
         return tuple(f"{c}-{i}" for c in classes for i in range(1, LASOT_PER_CLASS + 1))
