@@ -106,7 +106,11 @@ def got10k(root: Path, subset: str, count: int, frames: int = 4) -> Path:
             write(folder / "groundtruth.txt", boxes(1))
             continue
         write(folder / "groundtruth.txt", boxes(frames))
-        labels = {"absence": "01" + "0" * (frames - 2), "cover": "80" + "7" * (frames - 2), "cut_by_image": "1" * frames}
+        labels = {
+            "absence": "01" + "0" * (frames - 2),
+            "cover": "80" + "7" * (frames - 2),
+            "cut_by_image": "1" * frames,
+        }
         for label, values in labels.items():
             (folder / f"{label}.label").write_text("\n".join(values) + "\n")
     return root

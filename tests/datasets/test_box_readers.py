@@ -28,7 +28,18 @@ def check_ends(sequence: Sequence, first: int, last: int) -> None:
 
 # --- OTB ----------------------------------------------------------------------------------------------------------------
 
-OTB = ("David", "Board", "Jogging_1", "Jogging_2", "Skating2_2", "Human4_2", "KiteSurf", "Tiger1", "BlurCar3", "Crossing")
+OTB = (
+    "David",
+    "Board",
+    "Jogging_1",
+    "Jogging_2",
+    "Skating2_2",
+    "Human4_2",
+    "KiteSurf",
+    "Tiger1",
+    "BlurCar3",
+    "Crossing",
+)
 
 
 @pytest.mark.parametrize("separator", [",", "\t", " ", ", "])
@@ -402,9 +413,18 @@ def test_opening_reads_no_annotation_and_no_image(tmp_path: Path, monkeypatch: p
     opened: list[str] = []
     read_bytes, read_text, plain_open = Path.read_bytes, Path.read_text, Path.open
     monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self.name), read_bytes(self))[1])
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: (opened.append(self.name), read_text(self, *a, **k))[1])
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a, **k: (opened.append(self.name), read_text(self, *a, **k))[1]
+    )
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: (opened.append(self.name), plain_open(self, *a, **k))[1])
-    roots = {"otb100": "otb", "nfs30": "nfs", "uav123": "uav", "uav123_10fps": "uav", "lasot": "lasot", "got10k": "got10k"}
+    roots = {
+        "otb100": "otb",
+        "nfs30": "nfs",
+        "uav123": "uav",
+        "uav123_10fps": "uav",
+        "lasot": "lasot",
+        "got10k": "got10k",
+    }
     roots |= {"trackingnet": "trackingnet", "tld": "tld", "folder": "own"}
     for name, folder in roots.items():
         assert len(open_dataset(name, tmp_path / folder))

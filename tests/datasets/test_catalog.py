@@ -43,14 +43,16 @@ def test_unknown_names(name: str, message: str) -> None:
 def test_every_entry_is_complete() -> None:
     for name, entry in entries().items():
         assert name == entry.name == name.lower()
-        assert entry.title and entry.layout.strip() and entry.source and entry.folders and entry.marks, name
+        assert all((entry.title, entry.layout.strip(), entry.source, entry.folders, entry.marks)), name
         assert entry.protocol in ("ope", "supervised", "multistart", "longterm", "vos"), name
         for split in entry.splits or (None,):
             official = entry.official(split) if entry.official else ()
             known = entry.size(split).sequences
             assert not official or known == len(official), (name, split)
         assert set(entry.expected) <= set(entry.splits or ("",)), name
-    assert {"otb100", "nfs30", "uav123", "lasot", "got10k", "trackingnet", "tld", "folder", "nuo323"} <= set(dataset_names())
+    assert {"otb100", "nfs30", "uav123", "lasot", "got10k", "trackingnet", "tld", "folder", "nuo323"} <= set(
+        dataset_names()
+    )
 
 
 def test_importing_the_catalog_is_light() -> None:
@@ -108,7 +110,9 @@ def test_given_root_is_the_folder_or_the_one_above(otb: Path) -> None:
 
 
 def test_order_of_places(otb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = {n: layouts.otb(tmp_path / n / "otb100", ("Crossing",)) for n in ("shared", "own", "toml", "tomlroot", "cli")}
+    copies = {
+        n: layouts.otb(tmp_path / n / "otb100", ("Crossing",)) for n in ("shared", "own", "toml", "tomlroot", "cli")
+    }
     config = tmp_path / "home/.config/keepsight/data.toml"
     config.parent.mkdir(parents=True)
 
@@ -152,7 +156,13 @@ def test_not_found_says_where_and_how(tmp_path: Path) -> None:
     (tmp_path / "OTB100").mkdir()
     with pytest.raises(InputError) as error:
         find_root("otb100", tmp_path)
-    for words in (str(tmp_path / "OTB100"), "groundtruth_rect.txt", "--data-root", "KEEPSIGHT_DATA_OTB100", "data.toml"):
+    for words in (
+        str(tmp_path / "OTB100"),
+        "groundtruth_rect.txt",
+        "--data-root",
+        "KEEPSIGHT_DATA_OTB100",
+        "data.toml",
+    ):
         assert words in str(error.value)
     with pytest.raises(InputError, match="no such folder"):
         find_root("otb100", tmp_path / "nowhere")
@@ -171,7 +181,9 @@ def test_not_found_says_where_and_how(tmp_path: Path) -> None:
         ("[data\n", "not a TOML file"),
     ],
 )
-def test_config_that_is_not_understood(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_that_is_not_understood(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KEEPSIGHT_CONFIG", str(tmp_path / "data.toml"))
     with pytest.raises(InputError, match="is not there"):
         find_root("otb100")

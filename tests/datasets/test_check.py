@@ -54,7 +54,10 @@ def test_a_complete_copy_is_ok(tmp_path: Path) -> None:
         (lambda s: (s / "groundtruth.txt").write_bytes(b"\xff\xfe\x00"), r"groundtruth.txt"),
         (lambda s: layouts.write(s / "groundtruth.txt", [[0, 0, 0, 0]] * 4), r"the first frame's box is 0, 0, 0, 0"),
         (lambda s: layouts.write(s / "groundtruth.txt", [[np.nan] * 4] * 4), r"the first frame's box is nan, nan"),
-        (lambda s: layouts.write(s / "groundtruth.txt", [[1, 2, 3, 4]] * 3 + [[np.inf] * 4]), r"infinite numbers in 1 rows"),
+        (
+            lambda s: layouts.write(s / "groundtruth.txt", [[1, 2, 3, 4]] * 3 + [[np.inf] * 4]),
+            r"infinite numbers in 1 rows",
+        ),
         (lambda s: (s / "out_of_view.txt").unlink(), r"out_of_view.txt"),
         (lambda s: (s / "full_occlusion.txt").write_text("0,0"), r"full_occlusion.txt has 2 numbers"),
         (lambda s: shutil.rmtree(s), ""),
@@ -74,6 +77,15 @@ def test_pictures_of_two_sizes(lasot: Path) -> None:
 
     cv2.imwrite(str(lasot / "bear/bear-2/img/00000004.jpg"), np.zeros((10, 12, 3), np.uint8))
     assert "the first picture is 24x16, the last 12x10" in messages(check("lasot", lasot), "bear-2", "note")
+
+
+def test_gap_in_a_folder_without_a_list(tmp_path: Path) -> None:
+    layouts.trackingnet(tmp_path, "TEST", "a", 12, 1)
+    layouts.trackingnet(tmp_path, "TEST", "b", 12, 1)
+    (tmp_path / "TEST/frames/a/7.jpg").unlink()
+    report = check("trackingnet", tmp_path)
+    assert "the file numbers leave out 7" in messages(report, "a")
+    assert not messages(report, "b")
 
 
 def test_short_video(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_names_are_paths_and_pictures_lie_where_people_put_them(tmp_path: Path) 
             assert sequence.frames[2].mean() == pytest.approx(60 if name == "d" else 3, abs=1)
 
 
+def test_links_that_go_round(tmp_path: Path) -> None:
+    layouts.own(tmp_path, "a/dog", 3)
+    (tmp_path / "a/again").symlink_to(tmp_path)
+    assert "a/dog" in open_dataset("folder", tmp_path)
+
+
 def test_the_root_may_be_a_sequence(tmp_path: Path) -> None:
     assert list(open_dataset("folder", layouts.own(tmp_path, "dog", 3) / "dog")) == ["dog"]
 

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from keepsight.datasets import frames as fr
-from keepsight.datasets.frames import ArrayFrames, FolderFrames, Frames, ImageFrames, NoFrames, NumberedFrames, VideoFrames
+from keepsight.datasets.frames import (
+    ArrayFrames,
+    FolderFrames,
+    Frames,
+    ImageFrames,
+    NoFrames,
+    NumberedFrames,
+    VideoFrames,
+)
 from keepsight.errors import InputError, VideoError
 from keepsight.video import VideoWriter
 
@@ -131,6 +139,9 @@ def test_video_is_opened_once_for_a_forward_pass(video: Path, monkeypatch: pytes
     frames = VideoFrames(video, 30)
     for i in range(30):
         frames[i], frames[i]
+    assert len(opened) == 1
+    assert frames._reader is None  # closed at the end, and the last frame kept
+    assert number(frames[29]) == pytest.approx(29, abs=0.4)
     assert len(opened) == 1
     frames[4]
     assert len(opened) == 2

@@ -33,7 +33,9 @@ def test_every_list_of_the_spec_is_there_and_equal(spec: dict[str, Any]) -> None
         assert list(lists.indices(name) if isinstance(content[0], int) else lists.names(name)) == content, name
 
 
-@pytest.mark.parametrize(("name", "count", "frames"), [("otb100", 100, 59_040), ("nfs30", 100, 47_953), ("uav123", 123, 112_578)])
+@pytest.mark.parametrize(
+    ("name", "count", "frames"), [("otb100", 100, 59_040), ("nfs30", 100, 47_953), ("uav123", 123, 112_578)]
+)
 def test_totals(name: str, count: int, frames: int) -> None:
     ranges = lists.frame_ranges(name)
     assert len(ranges) == len({r.name for r in ranges}) == count
@@ -60,7 +62,13 @@ def test_frames_of_uav123_at_10_fps() -> None:
 def test_splits_of_got10k() -> None:
     official = entries()["got10k"].official
     assert official is not None
-    assert [len(official(s)) for s in ("val", "test", "train", "train_split", "val_split")] == [180, 180, 9335, 7934, 1401]
+    assert [len(official(s)) for s in ("val", "test", "train", "train_split", "val_split")] == [
+        180,
+        180,
+        9335,
+        7934,
+        1401,
+    ]
     assert len(official("train_without_vot")) == 8335
     assert set(official("train_without_vot")).isdisjoint(lists.names("got10k_vot_exclude"))
 

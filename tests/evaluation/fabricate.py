@@ -138,7 +138,7 @@ def vot_scores(tracker: str, *, skill: float = 0.4, sequences: int = 60, seed: i
 
 
 def longterm_scores(tracker: str, *, skill: float = 0.6, seed: int = 0) -> Scores:
-    """One tracker on VOT2019-LT."""
+    """One tracker on VOT-LT 2019."""
     threshold = np.linspace(0, 1, 100)
     recall = skill * 1.2 * (1 - threshold**3)
     precision = np.clip(skill * (0.9 + 0.6 * threshold), 0, 1)
@@ -148,4 +148,4 @@ def longterm_scores(tracker: str, *, skill: float = 0.6, seed: int = 0) -> Score
     values = {"F": float(f[k]), "Pr": float(precision[k]), "Re": float(recall[k])}
     parts = tuple(SequenceScore(f"lt{i}", 4000, {}) for i in range(50))
     curves = {"precision_recall": Curve(recall, precision, "Recall", "Precision", "F")}
-    return Scores(tracker, "vot2019-lt", "vot-lt", metrics, values, parts, curves)
+    return Scores(tracker, "votlt2019", "vot-lt", metrics, values, parts, curves)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from keepsight.datasets.sequence import Annotation, Sequence
 from keepsight.errors import InputError, VideoError
-from keepsight.evaluation import foreign
+from keepsight.evaluation import file_tree
 from keepsight.evaluation.foreign import LAYOUTS, ForeignResults, read_results
 from keepsight.regions import Code, Polygon, Rectangle, Special
 
@@ -312,10 +312,10 @@ def test_archives_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_bombs_and_broken_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = zipped(tmp_path / "r.zip", {"a.txt": "1,2,3,4\n" * 1000, "b.txt": text()})
-    monkeypatch.setattr(foreign, "MAX_TOTAL_BYTES", 5000)
+    monkeypatch.setattr(file_tree, "MAX_TOTAL_BYTES", 5000)
     with pytest.raises(InputError, match="unpacks to"):
         read_results(place, dataset("a"))
-    monkeypatch.setattr(foreign, "MAX_MEMBER_BYTES", 4000)
+    monkeypatch.setattr(file_tree, "MAX_MEMBER_BYTES", 4000)
     with pytest.raises(InputError, match=r"a\.txt unpacks to"):
         read_results(place, dataset("a"))
     monkeypatch.undo()
@@ -356,4 +356,6 @@ def test_published_results(name: str, layout: str) -> None:
                 if layout == "vot":
                     assert run.regions[0] == Special(Code.INITIALISATION)
                 assert layout != "got10k" or run.seconds is not None
-        assert name != "ltb35" or all(np.isfinite(run.presence[1:]).all() for own in found.runs.values() for run in own)
+                if name == "ltb35":  # no confidence in the first frame, nan where the tracker is lost
+                    assert np.isnan(run.presence[0])
+                    assert np.isfinite(run.presence).mean() > 0.5

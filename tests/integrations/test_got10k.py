@@ -11,7 +11,12 @@ import pytest
 from PIL import Image
 
 import keepsight as ks
+from keepsight.datasets.catalog import open_dataset
 from keepsight.datasets.synthetic import ClipConfig, SyntheticClip
+from keepsight.evaluation.entrants import parse_entrant
+from keepsight.evaluation.foreign import read_results
+from keepsight.evaluation.metrics import score_got10k
+from keepsight.evaluation.protocols import run_ope
 from keepsight.integrations.got10k import Got10kTracker
 
 SIZE = (160, 120)
@@ -87,6 +92,15 @@ def test_got10ks_own_experiment_reports_what_we_compute(
     assert overall["sr"] == pytest.approx((pooled > 0.5).mean(), abs=1e-9)
     assert 0.3 < overall["ao"] < 1  # the tracker tracks, so the comparison is not one of zeros
 
+    dataset = open_dataset("got10k:val", val)
+    found = read_results(results, dataset)
+    assert list(found.runs) == list(dataset)
+    scores = score_got10k(dataset.values(), found.runs, tracker=tracker.name)
+    assert scores.values["AO"] == pytest.approx(overall["ao"], abs=1e-9)
+    assert scores.values["SR50"] == pytest.approx(overall["sr"], abs=1e-9)
+    for one in scores.sequences:
+        assert one.values["AO"] == pytest.approx(report["seq_wise"][one.name]["ao"], abs=1e-9)
+
 
 def run_toolkit(experiments: Any, val: Path, tracker: Got10kTracker, folder: Path) -> tuple[dict[str, Any], Path]:
     experiment = experiments.ExperimentGOT10k(
@@ -109,15 +123,14 @@ def test_a_sequence_gets_the_same_boxes_whatever_ran_before(val: Path, tracker: 
     assert seconds.shape == (5,)
     np.testing.assert_array_equal(first[0], box)
 
-    plain = ks.load("dimp-lite", device="cpu")
-    plain.init(ks_image(files[0]), box=box)
-    np.testing.assert_array_equal(first[1:], [plain.update(ks_image(f)).box_unclipped for f in files[1:]])
 
-
-def ks_image(path: Path) -> np.ndarray:
-    from keepsight.video import read_image
-
-    return read_image(path)
+def test_our_own_runner_gets_the_same_boxes_from_the_same_seed(val: Path, tracker: Got10kTracker) -> None:
+    sequence = open_dataset("got10k:val", val)["GOT-10k_Val_000003"]
+    run = run_ope(parse_entrant("dimp-lite").open("cpu"), sequence, seed=tracker.tracker.seed)
+    files = sequence.frames.paths
+    assert files is not None
+    boxes, _ = tracker.track(files, sequence.first_box)
+    np.testing.assert_array_equal(boxes, run.boxes)
 
 
 class Recorder(ks.Tracker[Any]):
@@ -151,7 +164,7 @@ def test_pil_images_arrive_as_rgb_and_boxes_are_not_clipped() -> None:
     adapter.init(Image.fromarray(red_left), np.array([10, 10, 30, 20]))
     box = adapter.update(red_left)
     adapter.update(Image.fromarray(red_left).convert("L"))
-    pil, array, grey = adapter.tracker.frames  # type: ignore[attr-defined]
+    pil, array, grey = adapter.tracker.frames
     np.testing.assert_array_equal(pil, red_left)
     np.testing.assert_array_equal(array, red_left)
     assert grey.shape == red_left.shape

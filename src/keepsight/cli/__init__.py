@@ -272,6 +272,8 @@ class Report:
     """Only these; default: all that have results."""
     others: Annotated[tuple[str, ...], arg(metavar="PATH..")] = ()
     """Results of other toolkits (pytracking, pysot, got10k, LaSOT, OTB, VOT): folders or zip files; NAME=PATH names one."""
+    only: Annotated[str, arg(metavar="GLOB")] = "*"
+    """Only the sequences whose names match, e.g. 'car*'."""
     rule: Annotated[str | None, arg(metavar="R")] = None
     """Scoring convention, e.g. pytracking, otb, lasot, got10k, present; default: the data set's own."""
     compare: Annotated[tuple[str, ...], arg(metavar="TRACKER..")] = ()
@@ -286,10 +288,10 @@ class Report:
     """Of the page."""
     strips: Annotated[int, arg(metavar="N")] = 3
     """Worst sequences of each tracker whose frames the page shows; 0: none, and no frames are read."""
-    published: bool = True
-    """Show numbers of papers beside ours."""
-    attributes: bool = True
-    """Show scores per attribute."""
+    no_published: bool = False
+    """Leave out the numbers of papers, which stand beside ours otherwise."""
+    no_attributes: bool = False
+    """Leave out the scores per attribute."""
     date: Annotated[str, arg(metavar="TEXT")] = ""
     """Date on the page instead of today's; with it the same results give the same page."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,11 @@ def report(command: Report) -> int:
     for name in dict.fromkeys(command.data):
         dataset = open_any(name, command.data_root)
         rule = _rule(command, dataset)
+        dataset, partial = _chosen(command, store, dataset, _protocol(rule))
         found, notes = _results(command, store, dataset, _protocol(rule))
         datasets[dataset.name], runs[dataset.name] = dataset, found
-        scores += [_score(dataset, tracker, found[tracker], rule, notes.get(tracker, ())) for tracker in found]
+        for tracker in found:
+            scores.append(_score(dataset, tracker, found[tracker], rule, (*partial, *notes.get(tracker, ()))))
     if not scores:
         raise InputError(_nothing(command, store))
     tests = paired_tests(scores, command.compare) if command.compare else {}
@@ -62,8 +65,8 @@ def report(command: Report) -> int:
         command.out,
         formats=command.formats,
         title=command.title or "Results on " + ", ".join(datasets),
-        published=command.published,
-        attributes=command.attributes,
+        published=not command.no_published,
+        attributes=not command.no_attributes,
         datasets=datasets,
         runs=runs,
         strips=command.strips,
@@ -88,6 +91,37 @@ def _protocol(rule: str) -> str:
     return find_rule(rule).protocol
 
 
+def _wanted(command: Report, store: ResultStore, dataset: Dataset, protocol: str) -> list[str]:
+    """Our trackers that have results and were asked for."""
+    return [t for t in store.trackers(dataset.name, protocol) if not command.trackers or t in command.trackers]
+
+
+def _chosen(command: Report, store: ResultStore, dataset: Dataset, protocol: str) -> tuple[Dataset, list[str]]:
+    """The sequences that match ``--only``, cut as the results were when ``keepsight eval`` was given --frames; and notes
+    that say so."""
+    from ..evaluation.protocols import first_frames
+
+    names = [name for name in dataset if fnmatchcase(name, command.only)]
+    if not names:
+        raise InputError(
+            f"no sequence of {dataset.name} matches {command.only!r}; {nearest_names(command.only, dataset)}"
+        )
+    notes = [] if len(names) == len(dataset) else [f"only the {len(names)} sequences that match {command.only!r}"]
+    cuts: dict[int | None, list[str]] = {}
+    for tracker in _wanted(command, store, dataset, protocol):
+        manifest = store.manifest(dataset.name, protocol, tracker)
+        cuts.setdefault(manifest.frames if manifest is not None else None, []).append(tracker)
+    if len(cuts) > 1:
+        told = "; ".join(f"{', '.join(who)}: {n or 'all'} frames of each sequence" for n, who in cuts.items())
+        raise InputError(f"these results on {dataset.name} cannot be compared: {told}; choose some with --trackers")
+    count = next(iter(cuts), None)
+    sequences = {name: dataset[name] for name in names}
+    if count is not None:
+        sequences = {name: first_frames(sequence, count) for name, sequence in sequences.items()}
+        notes.append(f"only the first {count} frames of each sequence")
+    return replace(dataset, sequences=sequences), notes
+
+
 def _results(
     command: Report, store: ResultStore, dataset: Dataset, protocol: str
 ) -> tuple[Runs, dict[str, tuple[str, ...]]]:
@@ -96,11 +130,10 @@ def _results(
     from ..evaluation.store import read_runs
 
     found: Runs = {}
-    for tracker in store.trackers(dataset.name, protocol):
-        if not command.trackers or tracker in command.trackers:
-            runs = read_runs(store, tracker, dataset.name, protocol, dataset.values())
-            if runs:
-                found[tracker] = runs
+    for tracker in _wanted(command, store, dataset, protocol):
+        runs = read_runs(store, tracker, dataset.name, protocol, dataset.values())
+        if runs:
+            found[tracker] = runs
     notes: dict[str, tuple[str, ...]] = {}
     for text in command.others:
         name, path = _named(text)

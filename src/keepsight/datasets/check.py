@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import KeepsightError
 from .catalog import UNIONS, Entry, Expected, entries, full_name, parse_name
-from .frames import NoFrames, VideoFrames, count_packets
+from .frames import FolderFrames, NoFrames, VideoFrames, count_packets
 from .roots import find_root
 from .sequence import Annotation, Sequence
 
@@ -231,7 +231,9 @@ def _annotation(sequence: Sequence) -> _Told:
 
 
 def _files(sequence: Sequence) -> _Told:
-    """Missing and empty image files; a video that is shorter or longer than the sequence."""
+    """Missing and empty image files; a video that is shorter than the sequence."""
+    from ..video.readers import _gaps
+
     frames = sequence.frames
     if isinstance(frames, NoFrames):
         yield "note", None, "annotation only, no images"
@@ -256,6 +258,10 @@ def _files(sequence: Sequence) -> _Told:
             missing.append(i)
         elif size == 0:
             yield "error", path, "image file is empty (0 bytes)"
+    gaps = _gaps(list(paths)) if isinstance(frames, FolderFrames) else []
+    if gaps:  # of a folder that is taken as it is, only the numbers tell that a file is missing
+        level: Level = "note" if len(sequence.boxes) == len(paths) else "error"
+        yield level, paths[0].parent, f"the file numbers leave out {_some(np.array(gaps))}"
     if missing and len(missing) == len(paths):
         yield "error", paths[0].parent, f"none of the {len(paths)} images is there (expected {paths[0].name}, ..)"
     elif missing:

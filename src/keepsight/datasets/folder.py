@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, VideoError
 from ..text import read_rows
 from .catalog import Entry
 from .frames import FolderFrames, NoFrames, VideoFrames, count_packets, count_pictures, list_images
@@ -42,11 +42,21 @@ def sequences(root: Path, split: str | None = None) -> list[Sequence]:
 
 def scan(root: Path, annotation_files: tuple[str, ...]) -> Iterator[tuple[Path, Listing]]:
     """Folders that hold one of the files, by name, with what is in them; image folders are not looked into."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+    entered = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         if any(file in files for file in annotation_files):
             yield Path(folder), (frozenset(folders), frozenset(files))
             folders.clear()
+        place = os.path.realpath(folder)
+        if place in entered:  # a link back to a folder above
+            folders.clear()
+        entered.add(place)
         folders[:] = sorted(f for f in folders if f not in _NOT_SEQUENCES and not f.startswith("."))
+
+
+def _cannot_list(error: OSError) -> None:
+    """Without this, sequences below a folder that may not be read would be left out without a word."""
+    raise VideoError(f"folder {error.filename} cannot be listed: {error.strerror}; check its permissions") from None
 
 
 def frames_of(folder: Path, folders: frozenset[str], files: frozenset[str], truth: Path) -> Frames:

@@ -96,7 +96,8 @@ class VideoFrames(Frames):
     """Frames ``start``, ``start + 1``, .. of a video file.
 
     Going forward decodes on; going back decodes again from the beginning, which is slow and right in every format. The
-    last frame is kept. Not for several threads at once. ``count`` None: the video's own, counted by decoding.
+    last frame is kept; after the sequence's last one the decoder is closed. Not for several threads at once.
+    ``count`` None: the video's own, counted by decoding.
     """
 
     def __init__(self, path: str | Path, count: Count | None = None, start: int = 0) -> None:
@@ -125,15 +126,17 @@ class VideoFrames(Frames):
                 self._last = picture
                 break
         if self._last is not None and self._last.index == wanted:
+            if index in (-1, len(self) - 1):  # a pass ends here: thousands of sequences must not keep decoders open
+                self._close_decoder()
             return self._last.image
         message = self._why_not(wanted, index)
-        self._forget()
+        self.close()
         raise VideoError(message)
 
     def _open(self) -> None:
         from ..video.readers import VideoReader
 
-        self._forget()
+        self.close()
         if not self.path.is_file():
             raise VideoError(f"there is no video {self.path}; restore it, or check the folder's path")
         self._reader = VideoReader(str(self.path), str(self.path), "skip", None)  # a lost picture keeps its number
@@ -150,10 +153,15 @@ class VideoFrames(Frames):
             "get the whole video, or cut the annotation to its length"
         )
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Close the decoder and drop the kept frame; the next use opens the video again."""
+        self._close_decoder()
+        self._last = None
+
+    def _close_decoder(self) -> None:
         if self._reader is not None:
             self._reader.close()
-        self._reader = self._pictures = self._last = None
+        self._reader = self._pictures = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None, "_pictures": None, "_last": None}

@@ -24,11 +24,12 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+import sys
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,8 @@ class GuestEntrant(Entrant):
     def __init__(self, spec: EntrantSpec) -> None:
         self.name, self._spec = spec.name, spec
         try:
-            self._guest = open_guest(spec.kind, spec.target, spec.weights)
+            with redirect_stdout(sys.stderr):  # what others print is not what the caller was asked for
+                self._guest = open_guest(spec.kind, spec.target, spec.weights)
         except GuestError as error:
             raise InputError(str(error)) from error
         except Exception as error:
@@ -284,13 +286,15 @@ class GuestEntrant(Entrant):
 
     def init(self, frame: np.ndarray, box: Box, mask: np.ndarray | None = None, *, seed: int = 0) -> None:
         try:
-            self._guest.init(frame, box, seed)
+            with redirect_stdout(sys.stderr):
+                self._guest.init(frame, box, seed)
         except Exception as error:
             raise _failed(self._spec, "in init", error) from error
 
     def update(self, frame: np.ndarray) -> Answer:
         try:
-            return _answer(self._guest.update(frame))
+            with redirect_stdout(sys.stderr):
+                return _answer(self._guest.update(frame))
         except Exception as error:
             raise _failed(self._spec, "in update", error) from error
 

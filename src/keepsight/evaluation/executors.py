@@ -57,8 +57,6 @@ def open_engine(name: str, devices: Sequence[str], processes: int) -> Engine:
     kind, _, address = name.partition(":")
     if kind not in EXECUTORS or (address and kind not in ("ray", "dask")):
         raise InputError(f"no executor {name!r}; {nearest_names(kind, EXECUTORS)}; ray and dask may have :ADDRESS")
-    if processes < 1:
-        raise InputError(f"{processes} processes; give at least 1")
     dealt = tuple(devices[i % len(devices)] for i in range(processes))
     if kind == "serial":
         return Serial(dealt[:1])

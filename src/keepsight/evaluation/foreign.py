@@ -11,11 +11,7 @@ than the ground truth is an error is the scoring rule's decision. A file that ca
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
-import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,11 +19,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets.masks import MaskFiles
-from ..datasets.sequence import Masks, Sequence
-from ..errors import InputError, VideoError
+from ..datasets.sequence import Sequence
+from ..errors import InputError
 from ..regions import region_to_box
 from ..text import parse_rows
+from .common import listed
+from .file_tree import FileTree, open_tree
 from .runs import Run
 from .vot_files import _text_regions, decode_regions
 
@@ -47,11 +44,6 @@ LAYOUTS: Mapping[str, str] = {
 
 EXPERIMENTS = ("baseline", "longterm", "unsupervised", "realtime", "redetection")
 """VOT's, most wanted first."""
-
-MAX_MEMBER_BYTES = 256 * 2**20
-"""A file in a zip that is larger is not unpacked."""
-MAX_TOTAL_BYTES = 8 * 2**30
-"""Nor is a zip whose files are larger together."""
 
 _AUXILIARY = re.compile(r"(?P<seq>.+?)(?P<role>_time|_object_presence_scores)$")
 _NESTED = re.compile(r"_(?P<rep>\d{3}|\d{8})(?P<role>_time|_confidence)?$")
@@ -96,7 +88,8 @@ def read_results(
         raise InputError(f"there is no result layout {layout!r}; give auto or one of {_layout_lines()}")
     if not dataset:
         raise InputError("the data set has no sequences, so no result file can belong to one")
-    with _open(Path(path).expanduser()) as tree:
+    expected = f"the folder or zip file with a tracker's results: {_layout_lines()}"
+    with open_tree(Path(path).expanduser(), expected) as tree:
         files = _find(tree, _Names(dataset), layout)
         files, notes = _choose(tree, files, tracker, experiment)
         runs = _READERS[files.family](tree, files, dataset, notes)
@@ -104,164 +97,10 @@ def read_results(
     missing = [name for name in dataset if name not in runs]
     notes.insert(0, f"read as {files.layout}: {len(ordered)} of {len(dataset)} sequences")
     if missing:
-        notes.append(f"no result for {_listed(missing)}")
+        notes.append(f"no result for {listed(missing)}")
     if files.unknown:
-        notes.append(f"files that match no sequence: {_listed(files.unknown)}")
+        notes.append(f"files that match no sequence: {listed(files.unknown)}")
     return ForeignResults(files.tracker, ordered, files.layout, tuple(notes))
-
-
-# --- folder or zip: a flat list of files ----------------------------------------------------------------------------------
-
-
-class _Tree(ABC):
-    """Files below a folder or in a zip, by names with ``/``."""
-
-    path: Path
-    names: list[str]
-
-    @abstractmethod
-    def read(self, name: str) -> bytes: ...
-
-    @abstractmethod
-    def masks(self, names: tuple[str | None, ...]) -> Masks: ...
-
-    def label(self, name: str) -> str:
-        """For messages."""
-        return str(self.path / name)
-
-    def __enter__(self) -> _Tree:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-class _Folder(_Tree):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            list(path.iterdir())  # says why, where rglob is silent
-            found = [p.relative_to(path) for p in path.rglob("*") if p.is_file()]
-        except OSError as error:
-            raise VideoError(f"folder {path} cannot be read: {_why(error)}; allow reading it, or copy it") from None
-        self.names = sorted(str(PurePosixPath(p)) for p in found if not any(part.startswith(".") for part in p.parts))
-
-    def read(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise VideoError(
-                f"{self.path / name} cannot be read: {_why(error)}; allow reading it, or copy it again"
-            ) from None
-
-    def masks(self, names: tuple[str | None, ...]) -> Masks:
-        return MaskFiles([None if name is None else self.path / name for name in names])
-
-
-class _Zip(_Tree):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            why = _why(error) if isinstance(error, OSError) else f"{error}; was it copied completely?"
-            raise VideoError(f"{path} cannot be read as a zip file: {why}") from None
-        infos = [i for i in self._zip.infolist() if not i.is_dir()]
-        for info in infos:
-            _check_member(path, info)
-        total = sum(i.file_size for i in infos)
-        if total > MAX_TOTAL_BYTES:
-            raise InputError(
-                f"{path} unpacks to {total / 2**30:.1f} GiB, more than {MAX_TOTAL_BYTES // 2**30}; unpack it yourself if "
-                "you trust it, and give the folder"
-            )
-        self._infos = {i.filename: i for i in infos}
-        if len(self._infos) != len(infos):
-            raise InputError(f"{path} holds two files of one name; unpack it and give the folder with the right ones")
-        hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
-        self.names = sorted(n for n in self._infos if not hidden.search(n))
-
-    def read(self, name: str) -> bytes:
-        return _read_member(self._zip, self._infos[name], self.path)
-
-    def masks(self, names: tuple[str | None, ...]) -> Masks:
-        return ZipMasks(self.path, names)
-
-    def label(self, name: str) -> str:
-        return f"{self.path}:{name}"
-
-    def __exit__(self, *_: object) -> None:
-        self._zip.close()
-
-
-def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
-    name = info.filename
-    parts = re.split(r"[/\\]", name)
-    if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name) or "\\" in name:
-        raise InputError(f"{path} holds a file named {name!r}, which leads out of it; do not use this archive")
-    if info.file_size > MAX_MEMBER_BYTES:
-        raise InputError(
-            f"{path}: {name} unpacks to {info.file_size / 2**20:.0f} MiB, more than {MAX_MEMBER_BYTES // 2**20}, which is "
-            "no result file; do not use this archive"
-        )
-    if info.flag_bits & 1:
-        raise InputError(f"{path}: {name} is encrypted; unpack it with its password and give the folder")
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
-    """All bytes of one file, and no more than it announces."""
-    try:
-        with archive.open(info) as file:
-            return file.read(MAX_MEMBER_BYTES + 1)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise VideoError(f"{path}:{info.filename} cannot be unpacked: {error}; copy the archive again") from None
-
-
-class ZipMasks(Masks):
-    """Indexed PNG files inside a zip; None for frames without one."""
-
-    def __init__(self, path: Path, names: tuple[str | None, ...]) -> None:
-        self.path, self.names = path, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> npt.NDArray[np.uint8] | None:
-        from PIL import Image
-
-        name = self.names[index]
-        if name is None:
-            return None
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                data = _read_member(archive, archive.getinfo(name), self.path)
-            with Image.open(io.BytesIO(data)) as picture:
-                mode, ids = picture.mode, np.array(picture)  # (H, W)
-        except (OSError, KeyError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
-            raise VideoError(f"{self.path}:{name} cannot be read: {error}; copy the archive again") from None
-        if mode == "P":
-            return ids.astype(np.uint8)
-        if mode in ("1", "L") and set(np.unique(ids).tolist()) <= {0, 1, 255}:
-            return (ids > 0).astype(np.uint8)
-        raise InputError(
-            f"{self.path}:{name} is a PNG of kind {mode!r}, not an indexed one, so its ids are not certain; write indexed "
-            "PNGs, or unpack the archive and give the folder"
-        )
-
-
-def _open(path: Path) -> _Tree:
-    if path.is_dir():
-        return _Folder(path)
-    if path.suffix.lower() == ".zip" or (path.is_file() and zipfile.is_zipfile(path)):
-        if not path.exists():
-            raise VideoError(f"{path} does not exist; check the path")
-        return _Zip(path)
-    what = "is neither a folder nor a zip file" if path.exists() else "does not exist"
-    raise VideoError(f"{path} {what}; give the folder or zip file with a tracker's results: {_layout_lines()}")
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).rstrip(".").lower()
 
 
 # --- which file belongs to which sequence ---------------------------------------------------------------------------------
@@ -346,7 +185,7 @@ _FAMILIES = {
 }
 
 
-def _find(tree: _Tree, names: _Names, layout: str) -> _Files:
+def _find(tree: FileTree, names: _Names, layout: str) -> _Files:
     """The family of layouts under which most sequences have a file."""
     sorted_out = {
         "nested": _nested(tree.names, names),
@@ -362,7 +201,7 @@ def _find(tree: _Tree, names: _Names, layout: str) -> _Files:
     return best
 
 
-def _nothing_found(tree: _Tree, layout: str) -> str:
+def _nothing_found(tree: FileTree, layout: str) -> str:
     kinds = sorted({PurePosixPath(n).suffix.lower() or "no suffix" for n in tree.names})
     shown = f"{len(tree.names)} files ({', '.join(kinds[:6])}), e.g. {tree.names[0]}" if tree.names else "no files"
     where = f"{tree.path} has {shown}"
@@ -454,7 +293,7 @@ def _png(paths: list[str], names: _Names) -> tuple[list[_File], list[str]]:
     return files, unknown
 
 
-def _choose(tree: _Tree, found: _Files, tracker: str | None, experiment: str | None) -> tuple[_Files, list[str]]:
+def _choose(tree: FileTree, found: _Files, tracker: str | None, experiment: str | None) -> tuple[_Files, list[str]]:
     """One tracker, and for VOT one experiment; names the layout."""
     notes: list[str] = []
     layout, family = found.layout, found.family
@@ -478,13 +317,13 @@ def _choose(tree: _Tree, found: _Files, tracker: str | None, experiment: str | N
             "" if tracker is None else f", and tracker={tracker!r} means {'none' if not fits else 'several'} of them"
         )
         raise InputError(
-            f"{tree.path} holds results of {_listed(trackers, 12)}{asked}; give the folder of one tracker, or its name as "
+            f"{tree.path} holds results of {listed(trackers, 12)}{asked}; give the folder of one tracker, or its name as "
             "`tracker`"
         )
     files = tuple(f for f in found.files if labels[f.group] == fits[0])
     files, doubles = _without_doubles(files)
     if doubles:
-        notes.append(f"two files for one sequence, these were not used: {_listed(doubles)}")
+        notes.append(f"two files for one sequence, these were not used: {listed(doubles)}")
     folders = {
         PurePosixPath(f.name).parent if family in ("flat", "csv") else PurePosixPath(f.name).parent.parent
         for f in files
@@ -558,7 +397,9 @@ def _without_doubles(files: tuple[_File, ...]) -> tuple[tuple[_File, ...], list[
 # --- reading --------------------------------------------------------------------------------------------------------------
 
 
-def _read_flat(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
+def _read_flat(
+    tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]
+) -> dict[str, list[Run]]:
     """One folder per repetition (pytracking: ``param_000``, ``param_001``), or one folder."""
     runs: dict[str, list[Run]] = {}
     aside = {(f.group, f.sequence, f.role): f.name for f in files.files}
@@ -572,7 +413,9 @@ def _read_flat(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], note
     return runs
 
 
-def _read_nested(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
+def _read_nested(
+    tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]
+) -> dict[str, list[Run]]:
     """GOT-10k: ``<seq>_001.txt``, ...; ``<seq>_time.txt`` has a column per repetition."""
     runs: dict[str, list[Run]] = {}
     times = {f.sequence: f.name for f in files.files if f.role == "time"}
@@ -594,7 +437,7 @@ def _read_nested(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], no
     return runs
 
 
-def _beside(tree: _Tree, name: str | None, count: int, notes: list[str]) -> Array | None:
+def _beside(tree: FileTree, name: str | None, count: int, notes: list[str]) -> Array | None:
     """(N,) of a file with one number per line; None if there is no file."""
     if name is None:
         return None
@@ -609,7 +452,7 @@ def _fitted(values: Array, count: int, name: str, notes: list[str]) -> Array:
     return np.concatenate((values[:count], np.full(max(count - len(values), 0), np.nan)))
 
 
-def _read_vot(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
+def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
     """Regions and codes, with times and confidences where they lie beside. Binary is taken where text is there too."""
     runs: dict[str, list[Run]] = {}
     aside = {(f.sequence, f.role, f.repetition): f.name for f in files.files if f.role != "result"}
@@ -636,7 +479,7 @@ def _read_vot(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes
     return runs
 
 
-def _read_png(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
+def _read_png(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
     """Mask files by the frames' names; frames without one have None."""
     runs: dict[str, list[Run]] = {}
     by_sequence: dict[str, dict[str, str]] = {}
@@ -668,7 +511,7 @@ _PRESENT = {"true": True, "1": True, "present": True, "false": False, "0": False
 _HEADER = "video,object,frame_num,present,score,xmin,xmax,ymin,ymax"
 
 
-def _read_csv(tree: _Tree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
+def _read_csv(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
     return {f.sequence: [_track(tree.read(f.name), tree.label(f.name), dataset[f.sequence])] for f in files.files}
 
 
@@ -723,8 +566,3 @@ def _track_line(
 
 
 _READERS = {"flat": _read_flat, "nested": _read_nested, "vot": _read_vot, "csv": _read_csv, "png": _read_png}
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -28,6 +28,7 @@ from ..datasets.masks import save_indexed_png
 from ..datasets.sequence import Sequence
 from ..errors import InputError, VideoError, nearest_names
 from ..text import write_atomically, write_rows
+from .common import listed
 from .foreign import frame_names
 from .runs import Run
 from .vot_files import run_regions, write_vot_results
@@ -165,17 +166,17 @@ def _complete(
             good.append(sequence)
     strange = sorted(set(runs) - set(dataset))
     if strange:
-        notes.append(f"runs of sequences that the data set does not have were not written: {_listed(strange)}")
+        notes.append(f"runs of sequences that the data set does not have were not written: {listed(strange)}")
     if bad and not allow_missing:
         raise InputError(
             f"{len(bad)} of {len(dataset)} sequences are missing or incomplete, so this is no full {format_name} submission: "
-            f"{_listed(bad)}; run them, or allow_missing=True to write the others"
+            f"{listed(bad)}; run them, or allow_missing=True to write the others"
         )
     if bad:
-        notes.append(f"left out: {_listed(bad)}")
+        notes.append(f"left out: {listed(bad)}")
     if not good:
         raise InputError(
-            f"there is nothing to write: no run fits a sequence of the data set ({_listed(list(dataset), 3)})"
+            f"there is nothing to write: no run fits a sequence of the data set ({listed(list(dataset), 3)})"
         )
     return tuple(good)
 
@@ -202,10 +203,6 @@ def _needed(sequence: Sequence) -> list[int]:
     scored = sequence.annotation.tags.get("scored")  # YouTube-VOS with all frames: results count at some
     chosen = np.ones(len(sequence), bool) if scored is None else scored
     return [i for i in np.flatnonzero(chosen).tolist() if i]
-
-
-def _listed(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # --- one function per format ----------------------------------------------------------------------------------------------

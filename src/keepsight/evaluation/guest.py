@@ -61,7 +61,7 @@ class OpenCVGuest:
         self._cv2, self._target = cv2, target
         self._tracker: Any = None
         self._last: tuple[float, ...] = ()
-        self.deterministic = target != "MIL"  # draws its features at random
+        self.deterministic = target != "MIL"  # draws its features at random, by the clock: no seed makes it repeatable
         self.identity = {"opencv": cv2.__version__}
         if self._files:
             self.identity["weights_sha256"] = sha256_of(self._files)
@@ -69,7 +69,6 @@ class OpenCVGuest:
     def init(self, frame: Any, box: tuple[float, ...], seed: int) -> None:
         cv2 = self._cv2
         cv2.setNumThreads(1)
-        cv2.setRNGSeed(seed % 2**31)
         kind = getattr(cv2, f"Tracker{self._target}")
         if self._files:
             parameters = cv2.TrackerNano_Params()
@@ -149,12 +148,13 @@ def _load_class(target: str) -> tuple[Any, Path | None]:
     try:
         if place.endswith(".py"):
             path = Path(place).expanduser().resolve()
-            sys.path.insert(0, str(path.parent))  # for what the file imports from beside it
-            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if str(path.parent) not in sys.path:
+                sys.path.append(str(path.parent))  # for what the file imports from beside it
+            spec = importlib.util.spec_from_file_location(f"tracker_file_{path.stem}", path)  # hides no other module
             if spec is None or spec.loader is None or not path.is_file():
                 raise GuestError(f"there is no file {path}; give path/to/file.py:Class")
             module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module
+            sys.modules[spec.name] = module  # dataclasses look there
             spec.loader.exec_module(module)
         else:
             if os.getcwd() not in sys.path:

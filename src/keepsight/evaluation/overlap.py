@@ -50,12 +50,13 @@ class Raster:
     """A row with two equal crossings only (the tip of a triangle) is one pixel; else it is none."""
     level_edges: bool = False
     """A horizontal edge adds a crossing at its second corner."""
-    apart_if_touching: bool = False
-    """Regions whose bounding boxes share no more than a column or row of pixels have overlap 0."""
+    outer_box: bool = False
+    """Windows go around the corners before these are rounded. Regions whose own such boxes share at most a border have
+    overlap 0, whatever pixels they share."""
 
 
 RASTERS: dict[str, Raster] = {
-    "pysot": Raster(np.float64, single=True, rounding="away", rectangle_less=0, closed=True, apart_if_touching=True),
+    "pysot": Raster(np.float64, single=True, rounding="away", rectangle_less=0, closed=True, outer_box=True),
     "vot": Raster(
         np.float64,
         False,
@@ -147,6 +148,10 @@ class _Shapes:
     """(N, K, 2) in pixels, rounded as the rule wants."""
     rectangle: npt.NDArray[np.bool_]
     """(N,)"""
+    low: Floats
+    """(N, 2) smallest x and y: where a window around the shape begins."""
+    high: Floats
+    """(N, 2) largest x and y."""
 
 
 def _corners(regions: Sequence[Region], raster: Raster) -> _Shapes:
@@ -171,18 +176,20 @@ def _corners(regions: Sequence[Region], raster: Raster) -> _Shapes:
         corners = np.stack((x, y, x1, y, x1, y1, x, y1), axis=-1).reshape(-1, 4, 2)
         out[box_rows, :4] = corners
         out[box_rows, 4:] = corners[:, 3:4]
+    corners = out.astype(raster.dtype)
     if raster.rounding == "away":
-        wide = out.astype(np.float64)
-        return _Shapes(np.copysign(np.floor(np.abs(wide) + 0.5), wide), rectangle)
-    if raster.rounding == "even":
-        return _Shapes(np.rint(out).astype(np.float64), rectangle)
-    return _Shapes(out, rectangle)
+        corners = np.copysign(np.floor(np.abs(corners) + 0.5), corners)
+    elif raster.rounding == "even":
+        corners = np.rint(corners)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    if raster.outer_box:
+        low, high = np.floor(out.min(axis=1)).astype(raster.dtype), np.ceil(out.max(axis=1)).astype(raster.dtype)
+    return _Shapes(corners, rectangle, low, high)
 
 
 def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster: Raster) -> npt.NDArray[np.float64]:
     """(N,) overlaps; counted inside the window around both regions, cut to the bounds."""
-    low = np.minimum(a.corners.min(axis=1), b.corners.min(axis=1))  # (N, 2)
-    high = np.maximum(a.corners.max(axis=1), b.corners.max(axis=1))
+    low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)  # (N, 2)
     thin = (low >= high).any(
         axis=1
     ) & raster.counts_empty  # vot-toolkit takes a union one pixel wide or high for an empty one
@@ -194,7 +201,7 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
     # the window's last column and row counted from the image's; negative ones count from the window's end, as slices do
     last = np.where(high < -1, high + size, high)
     seen = (high >= low).all(axis=1) & np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1) & ~thin
-    touching = _touching(a.corners, b.corners) & raster.apart_if_touching
+    apart = (np.maximum(a.low, b.low) >= np.minimum(a.high, b.high)).any(axis=1) & raster.outer_box
     if bounds is None and (size[seen] > FAR).any():
         raise InputError("regions span more than 2^29 pixels; give the image size as bounds")
     inter, union = np.zeros(len(low)), np.zeros(len(low))
@@ -221,14 +228,8 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
     out[~seen] = 0.0
     out[thin] = 1.0
     out[empty] = 0.0 if raster.counts_empty else np.nan
-    out[touching & ~empty] = 0.0
+    out[apart & ~empty] = 0.0
     return out
-
-
-def _touching(a: Floats, b: Floats) -> npt.NDArray[np.bool_]:
-    """(N,) whether the boxes around two polygons (N, K, 2) share at most a border."""
-    low = np.maximum(a.min(axis=1), b.min(axis=1))
-    return (low >= np.minimum(a.max(axis=1), b.max(axis=1))).any(axis=1)
 
 
 Run: TypeAlias = tuple[Ints, Ints]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..datasets.sequence import Sequence
 from ..errors import InputError
+from .common import Missing, frames_per_second, listed, with_results
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
 
@@ -55,7 +56,7 @@ def max_gm(tpr: npt.ArrayLike, tnr: npt.ArrayLike) -> Array:
     """
     tpr, tnr = np.asarray(tpr, dtype=np.float64), np.asarray(tnr, dtype=np.float64)
     flipped = 0.5 * np.sqrt(tpr / np.where(tnr < 0.5, 1 - tnr, 1.0))
-    return np.where(tnr >= 0.5, np.sqrt(tpr * tnr), flipped)  # nan stays nan
+    return np.where(tnr < 0.5, flipped, np.sqrt(tpr * tnr))  # nan stays nan
 
 
 def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> TrackFrames:
@@ -67,6 +68,11 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
     """
     annotation = sequence.annotation
     n = len(annotation.boxes)
+    if n < len(sequence):
+        raise InputError(
+            f"{sequence.dataset}/{sequence.name}: the ground truth is not public (the annotation has {n} of {len(sequence)} "
+            "frames); write the submission (format 'oxuva') and send it to the benchmark's server"
+        )
     annotated = np.ones(n, np.bool_) if annotation.annotated is None else annotation.annotated.astype(np.bool_)
     frames = np.flatnonzero(annotated & (np.arange(n) > 0))  # (M,)
     size = annotation.image_size
@@ -191,20 +197,26 @@ def score_oxuva(
     rule: str = "oxuva",
     iou_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7),
     present_above: float | None = None,
+    missing: Missing = "leave_out",
     keep_per_frame: bool = False,
+    confidence: float | None = 0.95,
+    seed: int = 0,
 ) -> Scores:
     """TPR, TNR, GM and MaxGM over all tracks together, as fractions.
 
     Args:
         sequences: one per track; only annotated frames after the first count.
-        runs: sequence name -> repetitions, whose frames are pooled. Tracks without a run are left out and noted.
+        runs: sequence name -> repetitions, whose frames are pooled.
         iou_thresholds: of a hit. Unnamed values (``MaxGM``) are at 0.5 (else at the first of these); the others are
             ``MaxGM@0.3`` and so on.
         present_above: call the target present where ``Run.presence`` is larger, instead of what the tracker said.
+        missing: tracks without a run are left out, which a note says, or refused.
         keep_per_frame: keep ``overlap``, ``present`` and ``said`` of every track, (repetitions, M) over scored frames.
+        confidence, seed: of the bootstrap intervals over tracks (percentiles of 5,000 draws); None for none.
 
     ``SequenceScore.values`` has the counts of each track too (``TP``, ``TN``, ``FP``, ``FN``). Curves ``posthoc@<iou>``: TPR
-    over TNR when a score threshold is raised afterwards. Raises :class:`InputError` as :func:`assess`.
+    over TNR when a score threshold is raised afterwards. Raises :class:`InputError` as :func:`assess`, for hidden ground truth,
+    and if no track has a run.
     """
     if rule != "oxuva":
         raise InputError(f"score_oxuva has the rule 'oxuva', not {rule!r}")
@@ -213,7 +225,7 @@ def score_oxuva(
     main = PAPER_THRESHOLD if PAPER_THRESHOLD in iou_thresholds else iou_thresholds[0]
     tracks: list[TrackFrames] = []
     parts: list[SequenceScore] = []
-    sequences = list(sequences)
+    sequences = with_results(sequences, runs, dataset, missing)
     for sequence in sequences:
         own = [assess(sequence, run, present_above) for run in runs.get(sequence.name, ())]
         tracks += own
@@ -242,7 +254,9 @@ def score_oxuva(
         _values(tracks, iou_thresholds, main),
         tuple(parts),
         curves=curves,
+        intervals=_intervals(parts, confidence, seed),
         repetitions=max(used.values(), default=1),
+        fps=frames_per_second(run for s in sequences for run in runs.get(s.name, ())),
         notes=tuple(_notes(tracks, [n for n, k in used.items() if not k], len(used), main)),
     )
 
@@ -258,11 +272,33 @@ def _values(tracks: list[TrackFrames], iou_thresholds: tuple[float, ...], main: 
     return values
 
 
+def _intervals(
+    parts: list[SequenceScore], confidence: float | None, seed: int, draws: int = 5000
+) -> dict[str, tuple[float, float]]:
+    """Metric -> lower and upper end: tracks are drawn with replacement and their counts pooled."""
+    rows = [[p.values[name] for name in ("TP", "TN", "FP", "FN")] for p in parts if not p.lost]
+    if confidence is None or len(rows) < 2:
+        return {}
+    table = np.array(rows)  # (S, 4)
+    share = np.full(len(table), 1 / len(table))
+    tp, tn, fp, fn = (np.random.default_rng(seed).multinomial(len(table), share, draws) @ table).T  # (draws,) each
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpr, tnr = tp / (tp + fn), tn / (tn + fp)
+    found = {"TPR": tpr, "TNR": tnr, "GM": np.sqrt(tpr * tnr), "MaxGM": max_gm(tpr, tnr)}
+    ends = (0.5 - confidence / 2, 0.5 + confidence / 2)
+    out = {}
+    for name, values in found.items():
+        known = values[~np.isnan(values)]  # a draw may hold no frame without the target
+        if len(known) > draws // 2:
+            low, high = np.quantile(known, ends)
+            out[name] = (float(low), float(high))
+    return out
+
+
 def _notes(tracks: list[TrackFrames], lost: list[str], total: int, main: float) -> list[str]:
     notes = [f"hits need an overlap of at least {main:g}"]
     if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        notes.append(f"{len(lost)} of {total} tracks have no result and are left out: {shown}")
+        notes.append(f"{len(lost)} of {total} tracks have no result and are left out: {listed(lost)}")
     empty, before = sum(t.empty for t in tracks), sum(t.before for t in tracks)
     if empty:
         notes.append(f"{empty} frames where prediction and truth have no area count as overlap 0")

@@ -49,10 +49,7 @@ _RULE_NOTES = {
 }
 # Other names of the same data.
 _ALIASES = {
-    "otb": "otb100",
     "otb2015": "otb100",
-    "nfs": "nfs30",
-    "uav": "uav123",
     "lasottest": "lasot",
     "lasotext": "lasotextension",
     "lasotextensionsubset": "lasotextension",
@@ -66,6 +63,7 @@ _ALIASES = {
     "youtubevos2019val": "youtubevos2019",
     "youtubevos2019valid": "youtubevos2019",
 }
+_SAME_DATA = {"votlt2020": "votlt2019"}  # the challenge took the same sequences in both years
 _UAV_NOTE = "two protocols are in use on UAV123: ±1.3 points"  # pytracking changed its own in April 2020
 
 
@@ -125,12 +123,18 @@ def published(dataset: str, metric: str | None = None) -> list[PublishedNumber]:
 def published_rows(dataset: str, metrics: Iterable[str]) -> list[PublishedRow]:
     """The trackers themselves, no ablations and no attributes: one row per tracker and source, best first metric first.
 
+    ``dataset``: keepsight's exact name, since somebody's own folder may be called ``OTB-2015`` and hold anything.
     Where one source prints several numbers for the same thing the first stands in the row and ``note`` has the others.
     """
     metrics = tuple(metrics)
     found: dict[tuple[str, str], list[PublishedNumber]] = {}
-    for number in published(dataset):
-        if number.metric in metrics and number.is_final and not number.attribute:
+    for number in _everything():
+        if (
+            number.dataset == _SAME_DATA.get(dataset, dataset)
+            and number.metric in metrics
+            and number.is_final
+            and not number.attribute
+        ):
             found.setdefault((number.tracker, number.source), []).append(number)
     rows = [_row(numbers) for numbers in found.values()]
     first = metrics[0] if metrics else ""

@@ -197,6 +197,10 @@ def run(
     protocol = protocol or dataset.protocol
     if protocol not in PROTOCOLS:
         raise InputError(f"no protocol {protocol!r}; {nearest_names(protocol, PROTOCOLS)}")
+    if processes is not None and processes < 1:
+        raise InputError(f"{processes} processes; give at least 1")
+    if repetitions is not None and repetitions < 1:
+        raise InputError(f"{repetitions} repetitions; give at least 1")
     specs = distinct([parse_entrant(t, python) if isinstance(t, str) else t for t in trackers])
     chosen = _choose(dataset, only, frames)
     found = _find_devices(devices)
@@ -228,7 +232,11 @@ def run(
         work.plan(spec, chosen, dataset.name, protocol, count, seed, overwrite)
     if work.queue:
         slots = min(processes or _default_processes(found), len(work.queue) + sum(map(len, work.held.values())))
-        work.run(open_engine(executor, found, slots))
+        try:
+            work.run(open_engine(executor, found, slots))
+        finally:
+            for spec in specs:
+                store.sweep(dataset.name, protocol, spec.name)
     return RunReport(
         store,
         dataset.name,
@@ -419,6 +427,11 @@ class _Work:
             outcome = Outcome(reason="" if again else f"its worker process died {TRIES} times: {died}")
             if again:
                 self.queue.appendleft(task)
+        except Exception as error:  # of the engine, or of a sequence that cannot be pickled
+            last = (str(error).strip().splitlines() or [""])[-1]
+            outcome = Outcome(
+                reason=f"its task could not be run in a worker: {type(error).__name__}: {last}", trace=str(error)
+            )
         try:
             if outcome.run is not None:
                 self.store.write(task.key, outcome.run)

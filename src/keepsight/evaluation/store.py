@@ -35,6 +35,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -443,27 +444,35 @@ def _read_manifest(path: Path) -> Manifest | None:
 
 def _write_new(path: Path, text: str) -> bool:
     """Make a file that is not there yet, whole; False if it is there."""
-    part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+    part = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.part")
+    for attempt in (1, 2, 3):
         try:
-            os.link(part, path)  # fails if the file is there; its content is whole at once
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            _link(part, path)
+            return True
         except FileExistsError:
             return False
-        except OSError:  # a file system without links: not whole at once, and still only one makes it
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(text)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ResultsError(
-            f"{path} cannot be written: {error.strerror or error}; give another --results folder"
-        ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt < 3:
+                continue  # another run has just removed the folder, as it was empty
+            why = error.strerror or error
+            raise ResultsError(f"{path} cannot be written: {why}; give another --results folder") from None
+        finally:
+            with suppress(OSError):
+                part.unlink()
+    return False
+
+
+def _link(part: Path, path: Path) -> None:
+    """Give a file its name; FileExistsError if it is taken."""
+    try:
+        os.link(part, path)  # its content is whole at once
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # a file system without links: not whole at once, and still only one makes it
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(part.read_text(encoding="utf-8"))
 
 
 # --- processes ----------------------------------------------------------------------------------------------------------

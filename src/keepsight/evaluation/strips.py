@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..draw import PALETTE, TRUTH_COLOUR, Colour
+from ..draw import LOST_COLOUR, PALETTE, TRUTH_COLOUR, Colour
 from ..errors import KeepsightError
 from ..regions import Mask, Polygon, Rectangle, Special
 from .groups import Group
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..datasets.sequence import Sequence as Video
 
 PREDICTION_COLOUR: Colour = PALETTE[0]
-"""Orange; the ground truth is white, as everywhere in keepsight."""
+"""Orange, grey where the tracker says that it has lost the target; the ground truth is white."""
 _RIM: Colour = (20, 20, 20)
 _LOST = 0.1
 """A tracker that overlaps less than this has lost the target: VOT 2020's bound."""
@@ -173,8 +173,9 @@ def _thumbnail(video: Video, run: Run, index: int, overlaps: np.ndarray, width: 
     small = np.ascontiguousarray(small)
     for outline in truth_outlines(video, index):
         _draw(small, outline * scale, TRUTH_COLOUR, 1)
+    lost = run.lost is not None and index < len(run.lost) and bool(run.lost[index])
     for outline in predicted_outlines(run, index):
-        _draw(small, outline * scale, PREDICTION_COLOUR, 2)
+        _draw(small, outline * scale, LOST_COLOUR if lost else PREDICTION_COLOUR, 2)
     _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 72])
     return Thumbnail(index, float(overlaps[index]), data.tobytes(), small.shape[1], small.shape[0])
 
@@ -193,12 +194,10 @@ def truth_outlines(video: Video, index: int) -> list[np.ndarray]:
 
 
 def predicted_outlines(run: Run, index: int) -> list[np.ndarray]:
-    """(K, 2) corners of the tracker's answer in frame ``index``; none where it said that the target is absent."""
+    """(K, 2) corners of the tracker's answer in frame ``index``, also where it calls the target lost: most rules count it."""
     if run.masks is not None and index < len(run.masks):
         ids = run.masks[index]
         return [] if ids is None else mask_outlines(ids > 0)
-    if run.lost is not None and index < len(run.lost) and run.lost[index]:
-        return []
     if run.regions is not None and index < len(run.regions):
         return region_outlines(run.regions[index])
     return _finite(_corners(run.boxes[index])) if index < len(run.boxes) else []

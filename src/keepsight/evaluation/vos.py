@@ -24,8 +24,10 @@ import numpy.typing as npt
 
 from ..datasets.sequence import Annotation, Masks, Sequence
 from ..errors import InputError, nearest_names
+from .common import Missing, frames_per_second, listed, with_results
 from .runs import Run
 from .scores import Metric, Scores, SequenceScore
+from .statistics import bootstrap_interval
 
 Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint8]
@@ -345,24 +347,30 @@ def score_davis(
     tracker: str,
     dataset: str,
     rule: str | VosRule = "davis2017",
+    missing: Missing = "leave_out",
     keep_per_frame: bool = False,
+    confidence: float | None = 0.95,
+    seed: int = 0,
 ) -> Scores:
     """DAVIS 2016 and 2017, semi-supervised: J, F, J&F as fractions, with recall and decay.
 
     Args:
         sequences: with masks in their annotation.
-        runs: sequence name -> repetitions, averaged per object. Sequences without a run are left out and noted.
+        runs: sequence name -> repetitions, averaged per object.
         rule: ``davis2017`` (mean over all objects of all sequences), ``davis2016``, or a :class:`VosRule`.
+        missing: sequences without a run are left out, which a note says, or refused.
         keep_per_frame: keep ``J/<id>`` and ``F/<id>``, (repetitions, N), of every sequence.
+        confidence, seed: of the bootstrap intervals over sequences; None for none.
 
     ``SequenceScore.values`` hold the mean over the sequence's objects, and every object's own as ``J/<id>`` and so on.
-    Raises :class:`InputError` as :func:`evaluate_sequence`.
+    Raises :class:`InputError` as :func:`evaluate_sequence`, and if no sequence has a run.
     """
     how = vos_rule(rule) if isinstance(rule, str) else rule
     name = rule if isinstance(rule, str) else "davis"
-    scored, notes = _score_all(sequences, runs, how, keep_per_frame)
+    scored, notes = _score_all(sequences, runs, dataset, how, missing, keep_per_frame)
     values = _mean(o for s in scored for o in s.objects.values())
-    return _scores(tracker, dataset, name, METRICS, values, scored, runs, notes)
+    scores = _scores(tracker, dataset, name, METRICS, values, scored, runs, notes)
+    return replace(scores, intervals=_intervals(scored, METRICS, confidence, seed))
 
 
 def score_youtubevos(
@@ -373,7 +381,10 @@ def score_youtubevos(
     dataset: str,
     rule: str | VosRule = "youtubevos",
     seen: Mapping[str, Mapping[int, bool]] | None = None,
+    missing: Missing = "leave_out",
     keep_per_frame: bool = False,
+    confidence: float | None = 0.95,
+    seed: int = 0,
 ) -> Scores:
     """YouTube-VOS: J and F over seen and unseen categories and their mean G, as fractions.
 
@@ -387,7 +398,7 @@ def score_youtubevos(
     """
     how = vos_rule(rule) if isinstance(rule, str) else rule
     name = rule if isinstance(rule, str) else "youtubevos"
-    scored, notes = _score_all(sequences, runs, how, keep_per_frame)
+    scored, notes = _score_all(sequences, runs, dataset, how, missing, keep_per_frame)
     notes.append("the YouTube-VOS server's code is not public: J and F are DAVIS's, first and last frames do not count")
     everything = _mean(o for s in scored for o in s.objects.values())
     values = everything | {"G": everything["J&F"]}
@@ -401,7 +412,8 @@ def score_youtubevos(
     else:
         notes.append("seen and unseen categories are not known: G is the mean of J and F over all objects")
     scored = [replace(s, objects={k: o | {"G": o["J&F"]} for k, o in s.objects.items()}) for s in scored]
-    return _scores(tracker, dataset, name, metrics, values, scored, runs, notes)
+    scores = _scores(tracker, dataset, name, metrics, values, scored, runs, notes)
+    return replace(scores, intervals=_intervals(scored, metrics, confidence, seed) if seen is None else {})
 
 
 def _seen_and_unseen(scored: list[_Scored], seen: Mapping[str, Mapping[int, bool]]) -> dict[str, float]:
@@ -424,10 +436,15 @@ def _seen_and_unseen(scored: list[_Scored], seen: Mapping[str, Mapping[int, bool
 
 
 def _score_all(
-    sequences: Iterable[Sequence], runs: Mapping[str, list[Run]], rule: VosRule, keep_per_frame: bool
+    sequences: Iterable[Sequence],
+    runs: Mapping[str, list[Run]],
+    dataset: str,
+    rule: VosRule,
+    missing: Missing,
+    keep_per_frame: bool,
 ) -> tuple[list[_Scored], list[str]]:
     findings, scored = _Findings(), []
-    for sequence in sequences:
+    for sequence in with_results(sequences, runs, dataset, missing):
         repetitions = [_evaluate(sequence, run, rule, findings) for run in runs.get(sequence.name, ())]
         objects, per_frame = {}, {}
         for same in zip(*repetitions, strict=True):  # one object in every repetition
@@ -439,33 +456,42 @@ def _score_all(
     return scored, _notes(scored, findings)
 
 
+def _intervals(
+    scored: list[_Scored], metrics: tuple[Metric, ...], confidence: float | None, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Metric -> lower and upper end. Sequences are drawn, and count by the number of their objects, as in the mean."""
+    used = [s for s in scored if s.objects]
+    if confidence is None or len(used) < 2:
+        return {}
+    table = np.array([[_mean(s.objects.values())[m.name] for m in metrics] for s in used])  # (S, M)
+    weights = [len(s.objects) for s in used]
+    ends = bootstrap_interval(table, weights, confidence=confidence, seed=seed)  # (M, 2)
+    found = {m.name: (float(low), float(high)) for m, (low, high) in zip(metrics, ends, strict=True)}
+    return {name: pair for name, pair in found.items() if not math.isnan(pair[0])}
+
+
 def _notes(scored: list[_Scored], findings: _Findings) -> list[str]:
     notes = []
     lost = [s.sequence.name for s in scored if s.lost]
     if lost:
-        notes.append(f"{len(lost)} of {len(scored)} sequences have no result and are left out: {_listed(lost)}")
+        notes.append(f"{len(lost)} of {len(scored)} sequences have no result and are left out: {listed(lost)}")
     if findings.missing_files:
         total = sum(findings.missing_files.values())
-        notes.append(f"{total} mask files are missing and count as empty, in {_listed(findings.missing_files)}")
+        notes.append(f"{total} mask files are missing and count as empty, in {listed(findings.missing_files)}")
     if findings.too_long:
-        notes.append(f"masks beyond the last frame were not used, in {_listed(findings.too_long)}")
+        notes.append(f"masks beyond the last frame were not used, in {listed(findings.too_long)}")
     if findings.ignored_ids:
-        notes.append(f"predicted ids that are no object were not used, in {_listed(findings.ignored_ids)}")
+        notes.append(f"predicted ids that are no object were not used, in {listed(findings.ignored_ids)}")
     empty = [s.sequence.name for s in scored if not s.lost and not s.objects]
     if empty:
-        notes.append(f"no object to score in {_listed(empty)}")
+        notes.append(f"no object to score in {listed(empty)}")
     short = [f"{s.sequence.name}/{k}" for s in scored for k, o in s.objects.items() if math.isnan(o["J"])]
     if short:
-        notes.append(f"objects without a frame that counts are left out: {_listed(short)}")
+        notes.append(f"objects without a frame that counts are left out: {listed(short)}")
     wrapped = [f"{s.sequence.name}/{k}" for s in scored for k, o in s.objects.items() if math.isnan(o["J_decay"])]
     if set(wrapped) - set(short):
-        notes.append(f"decay has no value where 8-bit frame numbers wrapped around, for {_listed(wrapped)}")
+        notes.append(f"decay has no value where 8-bit frame numbers wrapped around, for {listed(wrapped)}")
     return notes
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _scores(
@@ -496,17 +522,9 @@ def _scores(
         attributes={a: _mean(o for s in those for o in s.objects.values()) for a, those in having.items() if those},
         attribute_sizes={a: len(those) for a, those in having.items() if those},
         repetitions=max((len(runs.get(s.sequence.name, ())) for s in scored), default=1),
-        fps=_frames_per_second(used),
+        fps=frames_per_second(used),
         notes=tuple(notes),
     )
-
-
-def _frames_per_second(runs: Iterable[Run]) -> float | None:
-    """Frames after the first by their summed time, over all runs that recorded it."""
-    times = [run.seconds[1:] for run in runs if run.seconds is not None and len(run.seconds) > 1]
-    known = np.concatenate(times) if times else np.zeros(0)
-    known = known[known > 0]  # nan is not
-    return float(len(known) / known.sum()) if len(known) else None
 
 
 def seen_objects(

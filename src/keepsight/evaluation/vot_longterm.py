@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 
 THRESHOLDS = 100
 """Confidence thresholds, plus and minus infinity included."""
+BURN_IN = 10
+"""First frames that do not count for a sequence's accuracy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class _Sequence:
     """(R N,) nan: reported without confidence."""
     visible: int
     """Frames with a visible target, over all repetitions."""
+    counts: Mapping[str, float]
+    """``accuracy``, ``tracked``, ``drifted`` and ``missed``, see :func:`score_longterm`."""
 
 
 def score_longterm(
@@ -48,7 +52,10 @@ def score_longterm(
     """Score one-pass runs with confidences: ``F``, the best over 100 thresholds, with its ``Pr`` and ``Re``.
 
     ``vot-lt`` is vot-toolkit 0.9, ``vot-lt-pysot`` the pysot toolkit; they differ in the overlap and in the thresholds.
-    ``Scores.values["threshold"]`` is the confidence where F is best; the sequences' values are at that threshold.
+    ``Scores.values["threshold"]`` is the confidence where F is best; the sequences' values are at that threshold. They also
+    have, without a threshold: ``accuracy``, the mean overlap after the first 10 frames where target and answer are there;
+    and of the frames with a visible target, how many were ``tracked`` (overlap above 0), ``drifted`` (0), ``missed`` (no
+    answer; the start is one of them).
 
     Args:
         runs: for every sequence runs with ``presence``; without ``regions``, the boxes are taken (row 0 is the start).
@@ -79,7 +86,7 @@ def score_longterm(
         parts[trial.name] = SequenceScore(
             trial.name,
             len(trial.truth),
-            {"F": 2 * pr * re / (pr + re) if pr + re > 0 else 0.0, "Pr": pr, "Re": re},
+            {"F": 2 * pr * re / (pr + re) if pr + re > 0 else 0.0, "Pr": pr, "Re": re, **f.counts},
             curves={"precision_recall": curve[:, 0], "recall": curve[:, 1]},
             per_frame={"overlap": f.overlap.reshape(shape), "confidence": f.confidence.reshape(shape)}
             if keep_per_frame
@@ -128,8 +135,27 @@ def _score_trial(trial: Trial, pysot: bool) -> _Sequence:
         overlap = region_overlaps(regions, trial.truth, bounds, variant)
         overlaps.append(np.nan_to_num(overlap))
         confidences.append(run.presence)
-    visible = sum(not isinstance(t, Special) for t in trial.truth) * len(trial.runs)
-    return _Sequence(np.concatenate(overlaps), np.concatenate(confidences), visible)
+    visible = np.tile([not isinstance(t, Special) for t in trial.truth], len(trial.runs))  # (R N,)
+    answered = np.array([not isinstance(r, Special) for run in trial.runs for r in run_regions(run)])
+    return _Sequence(
+        np.concatenate(overlaps),
+        np.concatenate(confidences),
+        int(visible.sum()),
+        _counts(np.concatenate(overlaps), visible, answered, len(trial.runs)),
+    )
+
+
+def _counts(
+    overlap: Array, visible: npt.NDArray[np.bool_], answered: npt.NDArray[np.bool_], repetitions: int
+) -> dict[str, float]:
+    """All (R N,); numbers of frames are means over repetitions."""
+    settled = (np.arange(len(overlap)) % (len(overlap) // repetitions) >= BURN_IN) & visible & answered
+    return {
+        "accuracy": float(overlap[settled].mean()) if settled.any() else np.nan,
+        "tracked": float((visible & answered & (overlap > 0)).sum()) / repetitions,
+        "drifted": float((visible & answered & (overlap <= 0)).sum()) / repetitions,
+        "missed": float((visible & ~answered).sum()) / repetitions,
+    }
 
 
 def thresholds_vot(confidences: Array) -> Array:

@@ -138,7 +138,7 @@
     const toggle = tracker => { if (!hidden.delete(tracker)) hidden.add(tracker); refresh(); };
     const alone = tracker => {
       const others = group.trackers.map((_, i) => i).filter(i => i !== tracker);
-      const already = !hidden.has(tracker) && others.every(i => hidden.has(i));
+      const already = others.every(i => hidden.has(i));
       hidden.clear();
       if (!already) others.forEach(i => hidden.add(i));
       refresh();

@@ -1,0 +1,331 @@
+"""Box metrics against the toolkits' own outputs (golden/metrics/ope and golden/metrics/got10k_val).
+
+``lasot_toolkit_own_port.json`` is not the LaSOT toolkit's output but somebody's numpy port of it, with thresholds k * 0.05 where
+MATLAB has its own bits: it is compared with that grid put into our rule. The printed reports repeat the scores and are not
+parsed. Everything else in the two folders is compared.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keepsight.datasets.frames import NoFrames
+from keepsight.datasets.sequence import Annotation, Sequence
+from keepsight.evaluation.metrics import score_got10k, score_ope, score_trackingnet
+from keepsight.evaluation.rules import OPERule, ope_rule
+from keepsight.evaluation.runs import Run
+from keepsight.evaluation.scores import Scores
+from keepsight.text import read_rows
+
+PERCENT_FLOAT32 = 2e-5  # percent points: pytracking's means are float32
+FRAME = 1e-12
+SCORE = 1e-9
+
+
+def folder(golden: Path, name: str) -> Path:
+    path = golden / "metrics" / name
+    if not path.is_dir():
+        pytest.skip(f"{path} is not in this golden folder")
+    return path
+
+
+@cache
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def expected(golden: Path, pattern: str) -> list[tuple[str, Any]]:
+    files = sorted(folder(golden, "ope").glob(f"expected/{pattern}"))
+    if not files:
+        pytest.skip(f"no file expected/{pattern} in {golden}/metrics/ope")
+    return [(file.name, load(file)) for file in files]
+
+
+def annotation(group: Path, name: str) -> Annotation:
+    data = group / "data"
+    if (data / name).is_dir():
+        return Annotation(read_rows(data / name / "groundtruth_rect.txt"))
+    if (data / "anno").is_dir():
+        return Annotation(read_rows(data / "anno" / f"{name}.txt"))
+    place = data / name.rsplit("-", 1)[0] / name
+    hidden, outside = (read_rows(place / f"{f}.txt", None).ravel() for f in ("full_occlusion", "out_of_view"))
+    return Annotation(read_rows(place / "groundtruth.txt"), visible=(hidden == 0) & (outside == 0))
+
+
+def two_decimals(boxes: np.ndarray) -> np.ndarray:
+    return np.array([[float(f"{v:.2f}") for v in row] for row in boxes])
+
+
+@cache
+def sequences(group: Path, rounded: bool = False) -> tuple[Sequence, ...]:
+    names = load(group.parent / "index.json")["groups"][group.name]
+    known = [annotation(group, name) for name in names]
+    if rounded:
+        known = [replace(a, boxes=two_decimals(a.boxes)) for a in known]
+    return tuple(
+        Sequence(n, group.name, NoFrames(len(a.boxes)), partial(replace, a)) for n, a in zip(names, known, strict=True)
+    )
+
+
+@cache
+def boxes(group: Path, tracker: str, name: str) -> np.ndarray:
+    return read_rows(group / "results" / tracker / f"{name}.txt")
+
+
+def score(group: Path, trackers: list[str], rule: str | OPERule, label: str, **options: Any) -> Scores:
+    found = sequences(group)
+    runs = {s.name: [Run(boxes(group, t, s.name)) for t in trackers] for s in found}
+    return score_ope(found, runs, tracker=trackers[0], dataset=label, rule=rule, confidence=None, **options)
+
+
+def close(ours: Any, theirs: Any, tolerance: float, what: str) -> None:
+    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    assert ours.shape == theirs.shape, what
+    infinite = ~np.isfinite(theirs)
+    np.testing.assert_array_equal(ours[infinite], theirs[infinite], err_msg=what)
+    np.testing.assert_allclose(ours[~infinite], theirs[~infinite], atol=tolerance, rtol=0, err_msg=what)
+
+
+def test_threshold_grids_to_the_bit(golden: Path) -> None:
+    ((_, grids),) = expected(golden, "threshold_grids_hex.json")
+    ours = {
+        "pytracking": ope_rule("pytracking").success_thresholds(),
+        "pysot": ope_rule("pysot").success_thresholds(),
+        "got10k": ope_rule("got10k-ope").success_thresholds(),
+        "GOT-10k": np.linspace(0, 1, 101),
+        "norm": ope_rule("pytracking").norm_thresholds(),
+    }
+    assert {name.split()[0] for name in grids} == set(ours)
+    for name, bits in grids.items():
+        assert ours[name.split()[0]].tolist() == [float.fromhex(b) for b in bits], name
+
+
+def pytracking_groups(golden: Path) -> list[tuple[str, str, Path, dict[str, Any]]]:
+    """(name, rule, folder, expected) of every group in pytracking.json."""
+    ((_, found),) = expected(golden, "pytracking.json")
+    return [
+        (
+            name,
+            "pytracking-valid" if e["exclude_invalid_frames"] else "pytracking",
+            golden / "metrics/ope" / name.split("__")[0],
+            e,
+        )
+        for name, e in found.items()
+    ]
+
+
+NUMBERS = {"AUC": "AUC", "OP50": "OP50", "OP75": "OP75", "Precision": "P20", "NormPrecision": "NP20"}
+CURVES = {"success_curve": "success", "precision_curve": "precision", "norm_precision_curve": "norm_precision"}
+
+
+def compare_pytracking(scores: Scores, theirs: dict[str, Any], place: int, what: str) -> None:
+    for name, values in theirs.items():
+        ours = scores.values[NUMBERS[name]] if name in NUMBERS else scores.curves[CURVES[name]].y
+        close(100 * np.asarray(ours), values[place], PERCENT_FLOAT32, f"{what} {name}")
+
+
+def test_pytracking_scores(golden: Path) -> None:
+    for name, rule, group, e in pytracking_groups(golden):
+        for place, tracker in enumerate(e["tracker_order"]):
+            scores = score(group, [tracker], rule, e["dataset_label"])
+            compare_pytracking(scores, e["scores_percent_float32"], place, f"{name} {tracker}")
+            for part in scores.sequences:
+                mean = e["avg_overlap_per_seq_tracker_float64"][part.name][place]
+                close(part.values["mean_overlap"], mean, FRAME, f"{name} {tracker} {part.name}")
+
+
+def test_pytracking_merged_runs(golden: Path) -> None:
+    for name, rule, group, e in pytracking_groups(golden):
+        for place, merged in enumerate(e["merged_tracker_order"]):
+            trackers = [t for t in e["tracker_order"] if t == merged or t[: -len("_000")] == merged]
+            scores = score(group, trackers, rule, e["dataset_label"])
+            assert scores.repetitions == len(trackers)
+            compare_pytracking(scores, e["merged_scores_percent_float32"], place, f"{name} {merged}")
+
+
+def test_pytracking_every_frame_and_every_curve(golden: Path) -> None:
+    ((_, labels),) = expected(golden, "pytracking.json")
+    path = folder(golden, "ope") / "expected" / "pytracking_per_frame.npz"
+    stored = dict(np.load(path))
+    seen = 0
+    for group, names in load(path.parents[1] / "index.json")["groups"].items():
+        order = labels[group]["tracker_order"]
+        for place, tracker in enumerate(order):
+            scores = score(
+                path.parents[1] / group, [tracker], "pytracking", labels[group]["dataset_label"], keep_per_frame=True
+            )
+            for part in scores.sequences:
+                where = f"{group}/{part.name}"
+                for theirs, ours in (("overlap", "overlap"), ("center", "centre_error"), ("center_norm", "norm_error")):
+                    close(
+                        part.per_frame[ours][0],
+                        stored[f"{where}/{tracker}/{theirs}"],
+                        FRAME,
+                        f"{where}/{tracker}/{theirs}",
+                    )
+                valid = stored[f"{where}/{tracker}/valid"]
+                assert ((part.per_frame["overlap"][0] >= 0) == valid).all(), where
+                for theirs, ours in CURVES.items():
+                    np.testing.assert_array_equal(
+                        part.curves[ours].astype(np.float32), stored[f"{where}/{theirs}"][place]
+                    )
+                seen += 4
+        seen += len(CURVES) * len(names)
+    assert seen == len(stored)  # nothing in the file was passed over
+
+
+PYSOT = {"success_auc": "AUC", "precision_20px": "P20", "norm_precision_0.20": "NP20"}
+PER_SEQUENCE = {"success": "success", "precision": "precision", "norm_precision": "norm_precision"}
+
+
+def test_pysot(golden: Path) -> None:
+    ((_, found),) = expected(golden, "pysot_toolkit.json")
+    for name, trackers in found.items():
+        for tracker, e in trackers.items():
+            scores = score(golden / "metrics/ope" / name, [tracker], "pysot", name)
+            ours = {theirs: scores.values[key] for theirs, key in PYSOT.items()}
+            ours |= {theirs: scores.curves[key].y for theirs, key in CURVES.items()}
+            assert set(e) == {*ours, "seq"}
+            for key, value in ours.items():
+                close(value, e[key], SCORE, f"{name} {tracker} {key}")
+            for part in scores.sequences:
+                assert set(e["seq"][part.name]) == set(PER_SEQUENCE)
+                for theirs, key in PER_SEQUENCE.items():
+                    close(
+                        part.curves[key], e["seq"][part.name][theirs], SCORE, f"{name} {tracker} {part.name} {theirs}"
+                    )
+
+
+def test_got10k_toolkit_on_other_benchmarks(golden: Path) -> None:
+    numbers = {
+        "success_score": "AUC",
+        "precision_score": "P20",
+        "normalized_precision_score": "NP",
+        "success_rate": "OP50",
+    }
+    curves = {
+        "success_curve": "success",
+        "precision_curve": "precision",
+        "normalized_precision_curve": "norm_precision",
+    }
+    for file, found in expected(golden, "got10k*.json"):
+        for name, e in found.items():
+            for tracker, theirs in e["performance"].items():
+                scores = score(golden / "metrics/ope" / name, [tracker], "got10k-ope", name)
+                rows = [(scores.values, {k: c.y for k, c in scores.curves.items()}, theirs["overall"])]
+                rows += [(p.values, dict(p.curves), theirs["seq_wise"][p.name]) for p in scores.sequences]
+                for values, lines, their in rows:
+                    for key, value in their.items():
+                        if key == "speed_fps":
+                            continue
+                        ours = values[numbers[key]] if key in numbers else lines[curves[key]]
+                        close(ours, value, SCORE, f"{file} {name} {tracker} {key}")
+
+
+def test_lasot_port(golden: Path) -> None:
+    ((_, found),) = expected(golden, "lasot_toolkit_own_port.json")
+    rule = replace(ope_rule("lasot"), grid="multiples")
+    for name, trackers in found.items():
+        for tracker, e in trackers.items():
+            scores = score(golden / "metrics/ope" / name, [tracker], rule, name)
+            mean = score(golden / "metrics/ope" / name, [tracker], replace(rule, norm_score="mean"), name)
+            ours = {theirs: scores.values[key] for theirs, key in PYSOT.items()}
+            ours |= {theirs: scores.curves[key].y for theirs, key in CURVES.items()}
+            ours["norm_precision_auc_0_0.5"] = mean.values["NP"]
+            assert set(e) == set(ours)
+            for key, value in ours.items():
+                close(value, e[key], SCORE, f"{name} {tracker} {key}")
+
+
+def test_trackingnet(golden: Path) -> None:
+    ((_, found),) = expected(golden, "trackingnet_metrics.json")
+    group = golden / "metrics/ope" / found["group"]
+    numbers = {"Success": "AUC", "Precision": "P", "NormalizedPrecision": "NP", "Coverage": "Coverage"}
+    parts = sequences(group, rounded=True)
+    for tracker, e in found["scores_percent"].items():
+        lost = tracker == "missing_one_file"
+        source = load(group.parent / "index.json")["trackers"][0] if lost else tracker
+        runs = {s.name: [Run(two_decimals(boxes(group, source, s.name)))] for s in parts[lost:]}
+        scores = score_trackingnet(parts, runs, tracker=tracker, confidence=None)
+        assert sum(s.lost for s in scores.sequences) == lost == len(scores.notes)
+        assert set(e) == set(numbers)
+        for theirs, ours in numbers.items():
+            close(100 * scores.values[ours], e[theirs], SCORE, f"{tracker} {theirs}")
+
+
+@cache
+def got10k_set(root: Path) -> tuple[Sequence, ...]:
+    found = []
+    for name in (root / "list.txt").read_text().split():
+        line = next(x for x in (root / name / "meta_info.ini").read_text().splitlines() if x.startswith("resolution"))
+        width, height = (int(v) for v in line.split("(")[1].rstrip(")").split(","))
+        cover = read_rows(root / name / "cover.label", 1).ravel().astype(np.int64)
+        known = Annotation(read_rows(root / name / "groundtruth.txt"), cover=cover, image_size=(width, height))
+        found.append(Sequence(name, "got10k", NoFrames(len(known.boxes)), partial(replace, known)))
+    return tuple(found)
+
+
+def got10k_runs(place: Path) -> list[Run]:
+    seconds = read_rows(place / f"{place.name}_time.txt", None)  # (N, repetitions)
+    files = sorted(p for p in place.glob(f"{place.name}_*.txt") if not p.stem.endswith("_time"))
+    return [Run(read_rows(file), seconds=seconds[:, i]) for i, file in enumerate(files)]
+
+
+def test_got10k(golden: Path) -> None:
+    root = folder(golden, "got10k_val")
+    found = got10k_set(next((root / "data").glob("*/list.txt")).parent)
+    ((_, e),) = [(p, load(p)) for p in sorted((root / "expected").glob("got10k*.json"))]
+    overlaps = dict(np.load(next((root / "expected").glob("*.npz"))))
+    bare = tuple(replace_annotation(s, image_size=None) for s in found)
+    seen = 0
+    for tracker, theirs in e.items():
+        runs = {s.name: got10k_runs(next((root / "results").glob(f"*/{tracker}/{s.name}"))) for s in found}
+        scores = score_got10k(found, runs, tracker=tracker, keep_per_frame=True)
+        overall = theirs["overall"]
+        close(scores.values["AO"], overall["ao"], SCORE, "ao")
+        close(scores.values["SR50"], overall["sr"], SCORE, "sr")
+        close(scores.curves["success"].y, overall["succ_curve"], SCORE, "curve")
+        close(scores.fps, overall["speed_fps"], SCORE, "speed")
+        assert set(theirs["seq_wise"]) == {s.name for s in found}
+        for part in scores.sequences:
+            one = theirs["seq_wise"][part.name]
+            close(part.values["AO"], one["ao"], SCORE, part.name)
+            close(part.values["SR50"], one["sr"], SCORE, part.name)
+            assert part.frames - 1 == one["length"]
+        everything = tuple(replace_annotation(s, cover=None) for s in found)
+        bounded = score_got10k(everything, runs, tracker=tracker, keep_per_frame=True, confidence=None)
+        unbounded = score_got10k(
+            tuple(replace_annotation(s, cover=None) for s in bare),
+            runs,
+            tracker=tracker,
+            keep_per_frame=True,
+            confidence=None,
+        )
+        assert len(bounded.notes) == 1
+        assert len(unbounded.notes) == 2
+        for kind, kept in (("iou_bounded", bounded), ("iou_unbounded", unbounded)):
+            for part in kept.sequences:
+                for r, overlap in enumerate(part.per_frame["overlap"], 1):
+                    close(
+                        overlap[1:],
+                        overlaps[f"{part.name}/{tracker}/{r}/{kind}"],
+                        FRAME,
+                        f"{tracker} {part.name} {kind}",
+                    )
+                    seen += 1
+        hidden = [
+            s for s, p in zip(found, scores.sequences, strict=True) if p.weight < len(runs[s.name]) * (p.frames - 1)
+        ]
+        assert [s.name for s in hidden] == [s.name for s in found if (s.annotation.cover[1:] == 0).any()]
+    assert seen == sum("iou" in key.rsplit("/", 1)[1] for key in overlaps)
+
+
+def replace_annotation(sequence: Sequence, **changes: Any) -> Sequence:
+    return Sequence(sequence.name, sequence.dataset, sequence.frames, partial(replace, sequence.annotation, **changes))
