@@ -63,6 +63,30 @@ def test_failed_sequences_are_named_and_the_status_says_so(data, tmp_path, capsy
     assert "2 runs tracked in 0:00, 1 were there" in capsys.readouterr().err
 
 
+def test_bad_annotations_are_named_and_the_rest_is_scored(data, tmp_path, capsys):
+    truth = data / "group/b/groundtruth.txt"
+    lines = truth.read_text().splitlines()
+    truth.write_text("\n".join([*lines[:4], "1,2,x,4", *lines[5:]]))
+    (data / "group/c/groundtruth.txt").write_text("nan,nan,nan,nan\n" * 7)
+    words = ["eval", STILL, str(data), "--results", str(tmp_path / "r"), *SERIAL, "--rule", "present"]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert "groundtruth.txt, line 5" in err
+    assert "videos/group/c" in err
+    assert "\nStill " in out
+    assert "left out" in out
+
+
+def test_hidden_ground_truth_is_not_scored(tmp_path, capsys):
+    data = write_folder(tmp_path / "videos", {"a": 5})
+    first = (data / "a/groundtruth.txt").read_text().splitlines()[0]
+    (data / "a/groundtruth.txt").write_text(first + "\n")
+    assert main(["eval", STILL, str(data), "--results", str(tmp_path / "r"), *SERIAL]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "not public" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -74,7 +98,7 @@ def test_failed_sequences_are_named_and_the_status_says_so(data, tmp_path, capsy
         (["dimp-lite", "DATA", "--only", "nothing"], "no sequence of videos matches 'nothing'"),
         (["dimp-lite", "DATA", "--devices", "tpu"], "device 'tpu' cannot be used"),
         (["opencv:KCF", "DATA", "--python", "/nowhere"], "no interpreter '/nowhere'"),
-        ([STILL, "DATA", "--export", "pdf"], "no result format 'pdf'"),
+        ([STILL, "DATA", "--export", "pdf"], "no such result format; known names: davis"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_way_out(data, tmp_path, capsys, words, message):

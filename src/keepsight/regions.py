@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, TypeAlias
@@ -131,7 +132,7 @@ def _parse_mask(text: str) -> Mask:
     if len(numbers) < 4:
         raise InputError(f"mask {_shown(text)} has {len(numbers)} numbers; expected m x,y,w,h,run,run,...")
     x, y, w, h = numbers[:4]
-    return crop_mask(Mask(x, y, decode_runs(np.array(numbers[4:], dtype=np.int64), w, h)))
+    return crop_mask(Mask(x, y, decode_runs(numbers[4:], w, h)))
 
 
 def format_region(region: Region, digits: int | None = None) -> str:
@@ -161,7 +162,7 @@ def encode_runs(pixels: npt.NDArray[np.bool_]) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
-def decode_runs(runs: npt.NDArray[np.int64], width: int, height: int) -> npt.NDArray[np.bool_]:
+def decode_runs(runs: Sequence[int], width: int, height: int) -> npt.NDArray[np.bool_]:
     """Inverse of :func:`encode_runs` -> (height, width) bool.
 
     Raises:
@@ -169,8 +170,8 @@ def decode_runs(runs: npt.NDArray[np.int64], width: int, height: int) -> npt.NDA
     """
     if width < 0 or height < 0 or width * height > MAX_MASK_PIXELS:
         raise InputError(f"mask of {width} x {height} pixels; both must be 0 or more, and their product at most 2^28")
-    total = sum(int(r) for r in runs)  # Python integers: damaged runs must not wrap around
-    if (runs < 0).any() or total != width * height:
+    total = sum(runs)  # Python integers: damaged runs must not wrap around
+    if min(runs, default=0) < 0 or total != width * height:
         raise InputError(
             f"mask's runs cover {total} pixels of {width} x {height} = {width * height}: was the line cut off?"
         )

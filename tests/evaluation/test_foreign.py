@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -13,10 +14,13 @@ import pytest
 from PIL import Image
 
 from keepsight.datasets.sequence import Annotation, Sequence
+from keepsight.datasets.vot import read_vot
 from keepsight.errors import InputError, VideoError
 from keepsight.evaluation import file_tree
 from keepsight.evaluation.foreign import LAYOUTS, ForeignResults, read_results
-from keepsight.regions import Code, Polygon, Rectangle, Special
+from keepsight.evaluation.score import score
+from keepsight.evaluation.vot_files import read_vot_results
+from keepsight.regions import Code, Polygon, Rectangle, Special, format_region
 
 from . import published_sets
 from .vos_parts import sequence
@@ -101,7 +105,7 @@ def test_got10k_with_times(tmp_path: Path) -> None:
     check(found, "got10k", "Mine", repetitions=2)
     assert found.runs["s"][1].seconds.tolist() == [2, 4, 6, 8]
     put(tmp_path / "OTB", {"Old/s.txt": text(), "Old/times/s_time.txt": "1\n1\n1\n1\n"})
-    found = read_results(tmp_path / "OTB", dataset("s"), "got10k")
+    found = read_results(tmp_path / "OTB", dataset("s"))
     check(found, "got10k", "Old")
     assert found.runs["s"][0].seconds.tolist() == [1, 1, 1, 1]
 
@@ -359,3 +363,56 @@ def test_published_results(name: str, layout: str) -> None:
                 if name == "ltb35":  # no confidence in the first frame, nan where the tracker is lost
                     assert np.isnan(run.presence[0])
                     assert np.isfinite(run.presence).mean() > 0.5
+
+
+# --- golden folders -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vot_supervised", "vot_multistart", "vot_longterm"])
+def test_vot_trees_as_their_own_reader_reads_them(golden: Path, name: str) -> None:
+    folder = golden / "metrics" / name
+    if not folder.is_dir():
+        pytest.skip(f"{golden} has no metrics/{name}")
+    sequences = {s.name: s for s in read_vot(folder / "data")}
+    for place in sorted((folder / "results").iterdir()):
+        found = read_results(place, sequences)
+        assert (found.layout, found.tracker) == ("vot", place.name)
+        experiment = next(note for note in found.notes if note.startswith("experiment ")).split()[1]
+        want = read_vot_results(place, sequences.values(), experiment)
+        assert {n: len(own) for n, own in found.runs.items()} == {n: len(own) for n, own in want.items()}
+        for key, own in want.items():
+            for ours, theirs in zip(found.runs[key], own, strict=True):
+                assert ours.anchor == theirs.anchor
+                assert [format_region(r) for r in ours.regions] == [format_region(r) for r in theirs.regions]
+                for field in ("boxes", "presence", "seconds"):
+                    np.testing.assert_array_equal(
+                        getattr(ours, field), getattr(theirs, field), err_msg=f"{key} {field}"
+                    )
+
+
+def test_one_of_several_trackers_in_golden_folders(golden: Path) -> None:
+    folder = golden / "metrics" / "ope" / "otb"
+    if not folder.is_dir():
+        pytest.skip(f"{golden} has no metrics/ope/otb")
+    groups: dict[str, list[Path]] = {}
+    for place in sorted((folder / "results").iterdir()):
+        groups.setdefault(place.name.rsplit("_", 1)[0] if place.name[-3:].isdigit() else place.name, []).append(place)
+    names = sorted(p.stem for p in next(iter(groups.values()))[0].glob("*.txt"))
+    sequences = dataset(*names)
+    with pytest.raises(InputError, match="give the folder of one tracker"):
+        read_results(folder / "results", sequences)
+    for tracker, places in groups.items():
+        found = read_results(folder / "results", sequences, tracker=tracker)
+        assert found.tracker.split("/")[-1] == tracker
+        assert {n: len(own) for n, own in found.runs.items()} == dict.fromkeys(names, len(places))
+
+
+def test_published_zip_to_score() -> None:
+    """The whole way for a user: a downloaded zip, a data set, the number that its publisher printed."""
+    sequences = published_sets.sequences("otb100")
+    expected = json.loads((published_sets.FOLDER / "expected.json").read_text())["otb100"]
+    path = min(published_sets.result_files("otb100"), key=lambda p: p.stat().st_size)
+    found = read_results(path, sequences)
+    scores = score(sequences.values(), found.runs, tracker=found.tracker, dataset="otb100", rule="otb")
+    for metric, value in expected[found.tracker]["recomputed"]["otb"].items():
+        assert scores.values[metric] == pytest.approx(value, abs=1e-6), metric

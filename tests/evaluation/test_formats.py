@@ -277,10 +277,19 @@ def test_what_is_there_is_not_overwritten_unless_asked(out: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         export("otb", sequences(), other, out)
     assert lines(out, "a.txt") == before
-    assert isinstance(export("otb", sequences(), other, out, overwrite=True), Export)
+    done = export("otb", sequences(), other, out, overwrite=True)
+    assert isinstance(done, Export)
+    assert not done.notes
     assert lines(out, "a.txt") != before
     assert names_in(out) == ["a.txt", "b.txt"]
     assert [p.name for p in out.parent.iterdir()] == [out.name]  # nothing temporary is left
+
+
+def test_files_that_stay_in_a_folder_are_named(tmp_path: Path) -> None:
+    export("otb", sequences(), runs(), tmp_path / "out")
+    some = {"b": runs()["b"]}
+    done = export("otb", sequences(), some, tmp_path / "out", overwrite=True, allow_missing=True)
+    assert any("1 other files were in" in n and "a.txt" in n for n in done.notes)
 
 
 def test_a_full_disk_leaves_nothing_behind(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

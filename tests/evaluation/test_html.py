@@ -163,9 +163,16 @@ def test_data_holds_the_scores() -> None:
 def test_undefined_numbers_become_dashes_and_null() -> None:
     one = ope_scores("a", sequences=2)
     nan = float("nan")
-    one = replace(one, values={**one.values, "AUC": nan}, attributes={"IV": {}, "x": {"AUC": nan}, "y": {"AUC": 0.5}})
+    holes = {"IV": {"P20": 0.5}, "x": {"AUC": nan, "P20": 0.1}, "y": {"AUC": 0.5}}
+    one = replace(one, values={**one.values, "AUC": nan}, attributes=holes)
     data = data_of(Page(html_page([one])))
-    assert data[0]["charts"][-1]["traces"][0]["y"][:2] == [None, None]
+    assert data[0]["charts"][-1]["traces"][0]["y"] == [None, None, 50.0]
+
+
+def test_attributes_without_any_number_are_left_out() -> None:
+    nan = float("nan")
+    one = replace(ope_scores("a", sequences=2), attributes={"IV": {"AUC": nan}, "SV": {"AUC": 0.5}})
+    assert group_scores([one])[0].attributes == ("SV",)
 
 
 def test_paired_tests_stand_in_the_page() -> None:
@@ -175,6 +182,11 @@ def test_paired_tests_stand_in_the_page() -> None:
     assert "good is better; bad is better on" in text
     with pytest.raises(InputError, match="give two or more of bad, good"):
         paired_tests(scores, ["bad", "worse"])
+
+
+def test_vot_is_tested_by_what_single_sequences_have() -> None:
+    tests = paired_tests([vot_scores("a", seed=1), vot_scores("b", seed=2)], ["a", "b"])
+    assert [t.metric for t in tests["vot2018", "vot-supervised"]] == ["A"]  # EAO exists for all sequences together only
 
 
 def test_without_plotly_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,8 @@ def test_hidden_truth_and_broken_truth() -> None:
     broken.annotation.boxes[1] = np.nan
     with pytest.raises(InputError, match="present without a box"):
         score([broken], {"v_o": [Run(np.array([BOX] * 2))]})
+    with pytest.raises(InputError, match="has no rows"):
+        score([track([True])], {"v_o": [Run(np.zeros((0, 4)))]})
     with pytest.raises(InputError, match="at least one overlap"):
         score([track([True])], {"v_o": [Run(np.array([BOX] * 2))]}, iou_thresholds=())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -17,7 +18,7 @@ from keepsight.errors import InputError, VideoError
 from keepsight.evaluation import executors
 from keepsight.evaluation import run as runner
 from keepsight.evaluation.run import RunError, run, seed_of
-from keepsight.evaluation.store import Key, ResultsError, ResultStore
+from keepsight.evaluation.store import Claim, Key, ResultsError, ResultStore
 
 JITTER, STILL = tracker("Jitter"), tracker("Still")
 
@@ -267,14 +268,44 @@ def test_two_runs_at_once_share_the_work(tmp_path, monkeypatch):
     assert all(len(r.runs("Jitter")) == 6 for r in reports)
 
 
-def test_results_that_another_machine_makes_are_a_named_error(tmp_path):
-    store = ResultStore(tmp_path)
-    serial([STILL], made(), tmp_path, only="a")
-    lock = store.claim(Key("Still", "made", "ope", "b")).path
-    lock.write_text('{"host": "elsewhere", "pid": 1}')
-    with pytest.raises(ResultsError, match=r"(?s)process 1 on elsewhere.*remove the lock file"):
-        serial([STILL], made(), tmp_path)
-    assert store.is_done(Key("Still", "made", "ope", "c/d"), 4)
+def test_what_another_machine_tracks_is_waited_for(tmp_path):
+    whole = tmp_path / "whole"
+    serial([STILL], made(), whole)
+    store = ResultStore(tmp_path / "shared")
+    key = Key("Still", "made", "ope", "b")
+    claim = store.claim(key)
+    claim.path.write_text('{"host": "elsewhere", "pid": 1}')
+    notes = []
+
+    def progress(state):
+        notes.append(state.note)
+        if len(notes) == 8:  # the other machine has done it
+            store.write(key, ResultStore(whole).read(key))
+            claim.release()
+
+    report = serial([STILL], made(), store.root, progress=progress)
+    assert (report.tracked, report.present) == (2, 1)
+    assert any(note.startswith("waiting for process 1 on elsewhere") for note in notes)
+
+
+def test_locks_are_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RENEW_SECONDS", 0)
+    renewed = []
+    monkeypatch.setattr(Claim, "renew", lambda claim: renewed.append(claim.path.name))
+    monkeypatch.setenv("RUNNING_SLEEP", "0.2")
+    run([JITTER], dataset(sequence("a", 5)), results=tmp_path, processes=1, devices=["cpu"])
+    assert "a_001" in renewed
+
+
+def test_a_script_without_main_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    lines = "from running import *", "from keepsight.evaluation.run import run", "data = dataset(sequence('a', 3))"
+    call = f"print(run([{STILL!r}], data, results={str(tmp_path / 'r')!r}, processes=1, devices=['cpu']).failures)"
+    script.write_text("\n".join([*lines, call]))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60)
+    assert "__main__" in done.stderr
+    assert "died 2 times" in done.stdout
 
 
 # --- ours ---------------------------------------------------------------------------------------------------------------
@@ -373,8 +404,6 @@ def test_environment_is_left_as_it_was(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may make a small disk")
 def test_a_disk_that_is_really_full(tmp_path):
-    import subprocess
-
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], capture_output=True).returncode:

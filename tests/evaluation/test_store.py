@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -195,6 +196,7 @@ def test_another_configuration_is_refused_by_name(store):
     store.begin(MANIFEST)
     store.begin(MANIFEST)  # the same goes on
     assert store.trackers("otb100", "ope") == ("mine",)
+    assert store.manifests() == [MANIFEST]
     store.write(KEY, a_run(3))
     other = Manifest("mine", "mine@random", {"torch": "2.14"}, "otb100", "ope", "/data", None, 1, "cpu")
     with pytest.raises(ResultsError) as error:
@@ -255,10 +257,15 @@ def test_locks_of_dead_processes_count_for_nothing(store):
         assert not lock.parent.exists()
         lock.parent.mkdir()
     lock.write_text(json.dumps({"host": "elsewhere", "pid": dead.pid}))
-    assert store.claim(KEY) is None
-    assert not store.owned_here(KEY)
+    assert store.claim(KEY) is None  # of another machine's process one knows nothing
     store.sweep("otb100", "ope", "mine")
     assert lock.exists()
+    old = time.time() - store_module.STALE_SECONDS - 1  # unless it is silent for long
+    os.utime(lock, (old, old))
+    store_module.Claim(lock).renew()
+    assert not store.claimable(KEY)
+    os.utime(lock, (old, old))
+    assert store.claim(KEY) is not None
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")

@@ -262,6 +262,13 @@ def test_youtube_objects_count_after_their_first_frame() -> None:
     assert found.values["G"] == 0.75
 
 
+def test_youtube_object_that_starts_in_the_last_of_two_frames() -> None:
+    truth = [picture((1, 5, 5, 6, 6)), picture((1, 5, 5, 6, 6), (2, 20, 5, 6, 6))]
+    found = score_youtubevos([mask_sequence("v", truth)], {"v": [mask_run(truth)]}, tracker="t", dataset="d")
+    assert math.isnan(found.values["G"])  # no frame counts, and that is said
+    assert any("without a frame that counts" in n for n in found.notes)
+
+
 def test_youtube_without_knowledge_of_categories_says_so() -> None:
     found = score_youtubevos([mask_sequence("v", late())], {"v": [mask_run(late())]}, tracker="t", dataset="d")
     assert found.values["G"] == 1

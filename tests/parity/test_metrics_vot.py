@@ -54,8 +54,10 @@ def near(got: float, want: float, atol: float, what: object) -> None:
 def near_all(got: Any, want: Any, atol: float, what: object) -> None:
     got, want = np.asarray(got, dtype=float), np.array([number(v) for v in want])
     assert got.shape == want.shape, f"{what}: {got.shape}, expected {want.shape}"
-    same = (got == want) | (np.abs(got - want) <= atol) | (np.isnan(got) & np.isnan(want))
-    assert same.all(), f"{what}: largest difference {np.nanmax(np.abs(got - want)):.2e} at {np.flatnonzero(~same)[:5]}"
+    with np.errstate(invalid="ignore"):
+        off = np.abs(got - want)  # nan for infinities
+    same = (got == want) | (off <= atol) | (np.isnan(got) & np.isnan(want))
+    assert same.all(), f"{what}: largest difference {np.nanmax(off):.2e} at {np.flatnonzero(~same)[:5]}"
 
 
 # --- overlaps -----------------------------------------------------------------------------------------------------------

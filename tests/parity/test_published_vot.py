@@ -105,8 +105,11 @@ def test_printed_scores(rescored: Any) -> None:
 
 
 def test_tags_split_the_frames(rescored: Any) -> None:
-    _, _, scores = rescored
+    name, _, scores = rescored
     for tracker, got in scores.items():
+        if name == "vot2019":  # its tags are all 0 in the source
+            assert not got.attributes
+            continue
         assert set(got.attributes) == {*TAGS, "empty"}, tracker
         frames = sum(one.frames for one in got.sequences)
         assert all(0 < size < frames for size in got.attribute_sizes.values())

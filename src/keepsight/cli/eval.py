@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, KeepsightError, nearest_names
 from .console import complain, say, tell
 from .signals import Stopped, StopSignals
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
+    from ..datasets import Dataset, Sequence
     from ..evaluation.run import Progress, RunReport
     from ..evaluation.scores import Scores
     from . import Eval
@@ -31,15 +31,16 @@ DEFAULT_RULES = {
 
 
 def evaluate(command: Eval) -> int:
-    """Exit status 2 if a sequence could not be tracked."""
+    """Exit status 2 if a sequence could not be tracked, or a tracker not scored."""
     from ..evaluation.entrants import parse_entrants
     from ..evaluation.run import run
+    from ..evaluation.tables import console_table
 
     specs = parse_entrants(command.tracker, command.python)
     datasets = [open_any(name, command.data_root) for name in _distinct(command.datasets)]
     rules = [_rule(command, dataset) for dataset in datasets]
-    scores: list[Scores] = []
-    failed = 0
+    _check_format(command.export)
+    well = True
     with StopSignals() as signals:
         try:
             for dataset, rule in zip(datasets, rules, strict=True):
@@ -60,24 +61,23 @@ def evaluate(command: Eval) -> int:
                         on_error="stop" if command.stop else "skip",
                         progress=progress,
                     )
-                failed += len(report.failures)
+                well = well and not report.failures
                 _tell_failures(report)
                 with signals.allowed():
                     if command.export is not None:
                         _export(command, dataset, report)
                     if not command.no_score:
-                        scores += _score(report, dataset, rule)
+                        scores, all_scored = _score(report, dataset, rule)
+                        well = well and all_scored
+                        if scores:
+                            say(console_table(scores))
         except Stopped as stop:
             tell(
                 f"stopped by {signal.Signals(stop.number).name}; complete results are kept in {command.results}, and the"
             )
             tell("same command goes on from there")
             raise
-    if scores:
-        from ..evaluation.tables import console_table
-
-        say(console_table(scores))
-    return 2 if failed else 0
+    return 0 if well else 2
 
 
 def open_any(name: str, data_root: str | None = None) -> Dataset:
@@ -117,24 +117,49 @@ def _rule(command: Eval, dataset: Dataset) -> str:
     return rule.name
 
 
-def _score(report: RunReport, dataset: Dataset, rule: str) -> list[Scores]:
+def _score(report: RunReport, dataset: Dataset, rule: str) -> tuple[list[Scores], bool]:
+    """The trackers that can be scored, and whether all can."""
     from ..evaluation.score import score
 
-    hidden = sum(len(s.boxes) < len(s) for s in report.sequences)
-    if hidden and dataset.protocol != "vos":
+    readable = [s for s in report.sequences if _has_annotation(s)]
+    hidden = sum(len(s.boxes) < len(s) for s in readable)
+    if hidden and report.protocol != "vos":
         tell(
             f"{dataset.name}: the ground truth of {hidden} sequences is not public, so there is no score here; "
             "--export writes what the benchmark's server takes"
         )
-        return []
-    scores = []
+        return [], True
+    notes = list(dataset.notes)
+    if len(readable) < len(report.sequences):
+        notes.append(f"{len(report.sequences) - len(readable)} sequences whose annotation cannot be read are left out")
+    scores, all_well = [], True
     for spec in report.trackers:
         runs = report.runs(spec.name)
         if not runs:
             continue
-        one = score(report.sequences, runs, tracker=spec.name, dataset=dataset.name, rule=rule)
-        scores.append(replace(one, notes=(*dataset.notes, *one.notes)))
-    return scores
+        try:
+            one = score(readable, runs, tracker=spec.name, dataset=dataset.name, rule=rule)
+        except KeepsightError as error:  # results are complete and kept; the other trackers still have their scores
+            complain(f"error: {spec.name} cannot be scored: {error}")
+            all_well = False
+            continue
+        scores.append(replace(one, notes=(*notes, *one.notes)))
+    return scores, all_well
+
+
+def _has_annotation(sequence: Sequence) -> bool:
+    try:
+        return len(sequence.boxes) > 0
+    except KeepsightError:  # among the failures, by name
+        return False
+
+
+def _check_format(name: str | None) -> None:
+    """Before hours of tracking."""
+    from ..evaluation.formats import format_names
+
+    if name is not None and name not in format_names():
+        raise InputError(f"--export {name}: there is no such result format; {nearest_names(name, format_names())}")
 
 
 def _export(command: Eval, dataset: Dataset, report: RunReport) -> None:

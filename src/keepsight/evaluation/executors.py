@@ -99,6 +99,13 @@ class Processes(Engine):
     def __init__(self, devices: tuple[str, ...]) -> None:
         import multiprocessing
 
+        if getattr(
+            multiprocessing.current_process(), "_inheriting", False
+        ):  # a worker that is importing the main script
+            raise InputError(
+                "worker processes import the script that starts them, and this one starts a run when it is imported: put the "
+                "call under `if __name__ == '__main__':`"
+            )
         self.devices = devices
         self._context = multiprocessing.get_context("spawn")  # fork and torch's threads do not go together
         self._lifelines: list[Any] = [None] * len(devices)
@@ -165,7 +172,7 @@ def one_thread_environment() -> Iterator[None]:
         yield
     finally:
         for name in names:
-            del os.environ[name]
+            os.environ.pop(name, None)
 
 
 # --- clusters -----------------------------------------------------------------------------------------------------------

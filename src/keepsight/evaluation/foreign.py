@@ -297,16 +297,12 @@ def _choose(tree: FileTree, found: _Files, tracker: str | None, experiment: str 
     """One tracker, and for VOT one experiment; names the layout."""
     notes: list[str] = []
     layout, family = found.layout, found.family
-    if family == "nested":
+    if family == "nested" and layout != "got10k":
         first = next(f for f in found.files if f.role == "result")
-        if layout == "auto" or layout == "pysot":
-            is_vot = first.name.endswith(".bin") or _starts_with_code(tree.read(first.name))
-            layout = "vot" if is_vot else "got10k" if layout == "auto" else layout
-            family = "vot" if is_vot else "nested"
-        elif layout == "vot":
-            family = "vot"
-    elif layout == "auto":
-        layout = {"csv": "oxuva", "png": "masks", "flat": _flat_layout(found)}[family]
+        if layout == "vot" or first.name.endswith(".bin") or _starts_with_code(tree.read(first.name)):
+            family = layout = "vot"
+    if layout == "auto":
+        layout = {"nested": "got10k", "csv": "oxuva", "png": "masks", "flat": _flat_layout(found)}[family]
     if family == "vot":
         found, notes = _one_experiment(found, experiment)
     labels = {f.group: _label(f.group, layout, tree.path.absolute()) for f in found.files}
@@ -342,6 +338,8 @@ def _flat_layout(found: _Files) -> str:
     groups = {f.group for f in found.files}
     if all(g and g[-1].endswith("_tracking_result") for g in groups):
         return "lasot"
+    if any(PurePosixPath(f.name).parent.name == "times" for f in found.files):
+        return "got10k"
     beside = {f.role for f in found.files}
     if "presence" in beside or "time" in beside or any(g and re.search(r"_\d{3}$", g[-1]) for g in groups):
         return "pytracking"

@@ -131,7 +131,7 @@ def export(
     try:
         with _workspace(out) as folder:
             kind.write(folder, job)
-            _publish(folder, out)
+            _publish(folder, out, notes)
     except VideoError as error:
         raise VideoError(
             f"{format_name} results were not written to {out}: {error}; free some space or give another place"
@@ -353,7 +353,7 @@ def _workspace(out: Path) -> Iterator[Path]:
         yield folder
 
 
-def _publish(folder: Path, out: Path) -> None:
+def _publish(folder: Path, out: Path, notes: list[str]) -> None:
     """Put the finished files in their place."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     if out.suffix.lower() == ".zip":
@@ -366,6 +366,11 @@ def _publish(folder: Path, out: Path) -> None:
             out.rmdir()  # an empty folder; Windows does not replace it
         shutil.move(folder, out)
         return
+    others = {p for p in out.rglob("*") if p.is_file()} - {out / f.relative_to(folder) for f in files}
+    if others:
+        notes.append(
+            f"{len(others)} other files were in {out} already and still are, e.g. {min(others).relative_to(out)}"
+        )
     for file in files:  # overwrite: each file is whole at every moment
         place = out / file.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,9 @@ class Group:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(a for one in self.scores for a in one.attributes))
+        """Those that any tracker has a number for."""
+        known = [a for one in self.scores for a, v in one.attributes.items() if any(map(math.isfinite, v.values()))]
+        return tuple(dict.fromkeys(known))
 
     def published(self) -> list[PublishedRow]:
         """What papers print about the data set, in this group's metrics."""

@@ -39,6 +39,7 @@ class Provenance:
     date: str = ""
     """The page itself asks no clock, so that the same scores give the same page."""
     machine: str = ""
+    """Where the page was made; frames per second were measured where the trackers ran."""
     seed: str = ""
     more: Mapping[str, str] = field(default_factory=dict)
     """Anything else, name -> text."""
@@ -50,7 +51,7 @@ class Provenance:
             ("keepsight", self.version),
             ("Commit", self.commit),
             ("Date", self.date),
-            ("Machine", self.machine),
+            ("Scored on", self.machine),
             ("Seed", self.seed),
             *self.more.items(),
         ]

@@ -8,8 +8,10 @@ order in float64, because rounding decides ties (spec/evaluation.md §1). Needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +38,14 @@ class _Block:
     """Number behind its last sequence."""
     offsets: Ints
     """(S + 1,) first frame of each sequence, counted in the block."""
-    row: Array
+    lengths: Ints
+    """(S,) frames of each sequence."""
+    spans: tuple[tuple[int, int], ...]
+    """First frame and the one behind the last, of each sequence."""
+    row: npt.NDArray[np.intp]
     """(n,) which sequence of the block a frame belongs to."""
+    base: Mapping[int, npt.NDArray[np.float32]]
+    """Places of a histogram -> (n,) ``row`` times that."""
     box: Array
     """(4, n) x, y, w, h; 1, 1, 1, 1 where it is not used."""
     right: Array
@@ -50,6 +58,8 @@ class _Block:
     """(2, n) what errors are divided by."""
     norm_centre: Array
     """(2, n) the centre divided by it."""
+    first_boxes: Array
+    """(4, S) the boxes with which trackers start."""
     has_nan: Bools
     """(n,) ground truth with a nan."""
     in_denominator: Bools
@@ -58,10 +68,16 @@ class _Block:
     """All boxes in use have an area, so nothing is undefined."""
     miss: Ints
     """Frames whose overlap never counts."""
+    tracked: Ints
+    """(S,) frames whose overlap does."""
     never: tuple[Ints, Ints]
     """Frames that are never precise: by centre error, by normalised error."""
     always: tuple[Ints, Ints]
     """Frames that are always precise."""
+
+    def per_sequence(self, frames: Ints) -> Ints:
+        """(S,) how many of ``frames`` belong to each sequence."""
+        return np.bincount(self.row[frames], minlength=len(self.lengths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +101,11 @@ class Truth:
 class Measured:
     """One tracker's curves. S sequences; counts are frames."""
 
-    success: Array
+    success: Ints
     """(S, 21) frames above each overlap threshold."""
-    precision: Array
+    precision: Ints
     """(S, 51) or (S, 21) frames within each centre error."""
-    norm: Array
+    norm: Ints
     """(S, 51) or (S, 21) frames within each normalised centre error."""
     counted: Ints
     """(S,) the denominator: ``success / counted[:, None]`` are the rates."""
@@ -209,22 +225,29 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
     unused = ~valid & ~known[0] & ~known[1]
     for numbers in (box, norm, centre, norm_centre):
         numbers[:, unused | has_nan] = 1.0
+    row = np.repeat(np.arange(len(boxes)), lengths)
+    miss = ~valid | dropped
     in_denominator = scored & valid if rule.denominator == "valid" else scored
     block = _Block(
         first,
         first + len(boxes),
         offsets,
-        np.repeat(np.arange(len(boxes), dtype=np.float64), lengths),
+        lengths,
+        tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets)),
+        row,
+        {places: (row * places).astype(np.float32) for places in (22, rule.error_points + 1)},
         box,
         box[:2] + box[2:] - (1.0 if rule.overlap == "inclusive" else 0.0),
         box[2] * box[3],
         centre,
         norm,
         norm_centre,
+        box[:, offsets[:-1]],
         has_nan,
         in_denominator,
         bool((box[2:] > 0).all()),
-        np.flatnonzero(~valid | dropped),
+        np.flatnonzero(miss),
+        lengths - np.add.reduceat(miss, offsets[:-1], dtype=np.int64),
         (np.flatnonzero(never[0]), np.flatnonzero(never[1])),
         (np.flatnonzero(always[0]), np.flatnonzero(always[1])),
     )
@@ -240,108 +263,164 @@ def measure(truth: Truth, predictions: Sequence[npt.ArrayLike], *, keep_per_fram
     ``predictions[i]``: (N_i, 4) xywh of sequence ``truth.names[i]``, as the tracker wrote them. Raises
     :class:`InputError`, which names the sequence and the frame, for what the rule refuses.
     """
-    rule, sequences = truth.rule, len(truth.names)
-    if len(predictions) != sequences:
-        raise InputError(f"there are predictions for {len(predictions)} sequences and ground truth for {sequences}")
-    thresholds = (rule.success_thresholds(), rule.precision_thresholds(), rule.norm_thresholds())
-    counts = [np.zeros((sequences, len(t) + 1)) for t in thresholds]
-    counted, sums, tracked = truth.counted.copy(), np.zeros(sequences), np.zeros(sequences, dtype=np.int64)
-    kept: list[tuple[Array, Array, Array]] = []
-    repaired = padded = cut = 0
-    work = _Work(max((len(b.row) for b in truth.blocks), default=0))
+    return measure_all(truth, [predictions], keep_per_frame=keep_per_frame)[0]
+
+
+def measure_all(
+    truth: Truth, trackers: Sequence[Sequence[npt.ArrayLike]], *, keep_per_frame: bool = False
+) -> list[Measured]:
+    """:func:`measure` of several trackers, block by block, so that the ground truth is in the cache for all of them."""
+    sequences = len(truth.names)
+    for predictions in trackers:
+        if len(predictions) != sequences:
+            raise InputError(f"there are predictions for {len(predictions)} sequences and ground truth for {sequences}")
+    tallies = [_Tally(truth, keep_per_frame) for _ in trackers]
+    work = _Work(max((len(block.row) for block in truth.blocks), default=0))
     for block in truth.blocks:
-        names = truth.names[block.first : block.last]
-        box, usual, ends, fixed = _load(rule, block, names, predictions[block.first : block.last], work)
-        repaired += fixed
-        lengths = np.diff(block.offsets)
-        padded += int(np.maximum(lengths - ends, 0).sum())
-        cut += int(np.maximum(ends - lengths, 0).sum())
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for tally, predictions in zip(tallies, trackers, strict=True):
+            tally.add(block, predictions[block.first : block.last], work)
+    return [tally.measured() for tally in tallies]
+
+
+class _Tally:
+    """What is known of one tracker so far."""
+
+    def __init__(self, truth: Truth, keep_per_frame: bool) -> None:
+        rule, sequences = truth.rule, len(truth.names)
+        self.truth, self.rule = truth, rule
+        grids = (rule.success_thresholds(), rule.precision_thresholds(), rule.norm_thresholds())
+        self.grids = tuple(_Grid(grid) for grid in grids)
+        self.counts = tuple(np.zeros((sequences, len(grid) + 1), np.int64) for grid in grids)
+        self.counted = truth.counted.copy()
+        self.sums, self.tracked = np.zeros(sequences), np.zeros(sequences, np.int64)
+        self.repaired = self.padded = self.cut = 0
+        self.kept: list[tuple[Array, Array, Array]] | None = [] if keep_per_frame else None
+
+    def add(self, block: _Block, predictions: Sequence[npt.ArrayLike], work: _Work) -> None:
+        rule, here = self.rule, slice(block.first, block.last)
+        names = self.truth.names[here]
+        box, usual, ends, repaired = _load(rule, block, names, predictions, work)
+        if usual:
             overlap = _overlaps(rule, block, box, work)
             centre, norm = _errors(rule, block, box, work)
-        if not usual:
+        else:
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                overlap = _overlaps(rule, block, box, work)
+                centre, norm = _errors(rule, block, box, work)
             _settle(rule, box, overlap, centre, norm)
-        here = slice(block.first, block.last)
-        miss, never, always = block.miss, block.never, block.always
-        if rule.short_results == "cut_truth" and (ends < lengths).any():
-            late = np.flatnonzero(np.arange(len(block.row)) >= np.repeat(block.offsets[:-1] + ends, lengths))
-            miss, never = np.union1d(miss, late), (np.union1d(never[0], late), np.union1d(never[1], late))
-            uncounted = late[block.in_denominator[late]]
-            counted[here] -= np.bincount(block.row[uncounted].astype(np.int64), minlength=len(lengths))
+        miss, never, always, tracked = block.miss, block.never, block.always, block.tracked
+        if ends is not None:  # some results do not fit their sequences
+            self.padded += int(np.maximum(block.lengths - ends, 0).sum())
+            self.cut += int(np.maximum(ends - block.lengths, 0).sum())
+            if rule.short_results == "cut_truth":
+                first_lost = np.repeat(block.offsets[:-1] + ends, block.lengths)
+                late = np.flatnonzero(np.arange(len(block.row)) >= first_lost)
+                miss, never = np.union1d(miss, late), (np.union1d(never[0], late), np.union1d(never[1], late))
+                self.counted[here] -= block.per_sequence(late[block.in_denominator[late]])
+                tracked = block.lengths - block.per_sequence(miss)
+        self.repaired += repaired
         overlap[miss] = 0.0
-        sums[here] = np.add.reduceat(overlap, block.offsets[:-1])
-        tracked[here] = lengths - np.bincount(block.row[miss].astype(np.int64), minlength=len(lengths))
-        overlap[miss] = -1.0
-        for error, off, on in zip((centre, norm), never, always, strict=True):
+        self.sums[here] = np.add.reduceat(overlap, block.offsets[:-1])
+        self.tracked[here] = tracked
+        for error, off, on in ((centre, never[0], always[0]), (norm, never[1], always[1])):
             error[off], error[on] = np.inf, -1.0
-        for values, grid, into in zip((overlap, centre, norm), thresholds, counts, strict=True):
-            into[here] = _histogram(values, grid, block, values is overlap and not rule.strict, work)
-        if keep_per_frame:
-            kept.append((overlap.copy(), centre.copy(), norm.copy()))
-    success = counts[0][:, :0:-1].cumsum(axis=1)[:, ::-1]  # (S, 21): frames that lie above threshold k
-    precision, norm_precision = (c[:, :-1].cumsum(axis=1) for c in counts[1:])
-    with np.errstate(invalid="ignore"):
-        mean = sums / tracked
-    measured = Measured(success, precision, norm_precision, counted, mean, repaired=repaired, padded=padded, cut=cut)
-    if not kept:
-        return measured
-    frames = [np.where(truth.scored, np.concatenate(part), np.nan) for part in zip(*kept, strict=True)]
-    return replace(measured, overlap=frames[0], centre_error=frames[1], norm_error=frames[2])
+        if not rule.strict or not usual or self.kept is not None:
+            overlap[miss] = -1.0
+        quick = usual and rule.strict
+        for values, grid, counts in zip((overlap, centre, norm), self.grids, self.counts, strict=True):
+            if quick:
+                counts[here] = _histogram(values, grid, block, work)
+            else:
+                counts[here] = _careful_histogram(
+                    values, grid, block, "left" if rule.strict or values is not overlap else "right"
+                )
+        if self.kept is not None:
+            self.kept.append((overlap.copy(), centre.copy(), norm.copy()))
+
+    def measured(self) -> Measured:
+        above = self.counts[0][:, :0:-1].cumsum(axis=1)[
+            :, ::-1
+        ]  # (S, 21): values that have more than k thresholds below
+        within = [counts[:, :-1].cumsum(axis=1) for counts in self.counts[1:]]  # (S, 51) each
+        with np.errstate(invalid="ignore"):
+            mean = self.sums / self.tracked
+        found = Measured(
+            above, within[0], within[1], self.counted, mean, repaired=self.repaired, padded=self.padded, cut=self.cut
+        )
+        if not self.kept:
+            return found
+        scored = self.truth.scored
+        frames = [np.where(scored, np.concatenate(part), np.nan) for part in zip(*self.kept, strict=True)]
+        return replace(found, overlap=frames[0], centre_error=frames[1], norm_error=frames[2])
 
 
 class _Work:
     """Arrays that are written over in every block: making new ones costs more than filling them."""
 
     def __init__(self, frames: int) -> None:
-        self._rows = np.empty((16, frames))
+        self._rows = np.empty((11, frames))
+        self._small = np.empty((2, frames), np.float32)
         self._index = np.empty(frames, np.intp)
+        self.sized(frames)
 
-    def rows(self, first: int, count: int, frames: int) -> Array:
-        return self._rows[first : first + count, :frames]
-
-    def index(self, frames: int) -> npt.NDArray[np.intp]:
-        return self._index[:frames]
+    def sized(self, frames: int) -> None:
+        """Views of ``frames`` columns under the names of what they hold."""
+        rows = self._rows[:, :frames]
+        self.box, self.side, self.low = rows[:4], rows[4:6], rows[6:8]
+        self.area, self.error, self.norm = rows[8], rows[9], rows[10]
+        self.overlap, self.centre, self.offset = self.side[0], self.low, self.box[:2]  # reused once they are free
+        self.place = self.box[2]
+        self.small, self.whole = self._small[0, :frames], self._small[1, :frames]
+        self.index = self._index[:frames]
 
 
 def _load(
     rule: OPERule, block: _Block, names: Sequence[str], predictions: Sequence[npt.ArrayLike], work: _Work
-) -> tuple[Array, bool, Ints, int]:
-    """(4, n) boxes of a block as the rule sees them, whether all are finite with an area, rows per file, rows repaired."""
-    box = work.rows(0, 4, len(block.row))
-    ends = np.zeros(len(names), np.int64)
-    for i, (name, given) in enumerate(zip(names, predictions, strict=True)):
-        start, stop = block.offsets[i], block.offsets[i + 1]
+) -> tuple[Array, bool, Ints | None, int]:
+    """(4, n) boxes of a block as the rule sees them, whether all are finite with an area, rows repaired.
+
+    The third is the rows of each file, or None if they are as many as the frames.
+    """
+    work.sized(len(block.row))
+    box, ends = work.box, None
+    for i, given in enumerate(predictions):
+        start, stop = block.spans[i]
         rows = np.asarray(given, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != 4:
-            raise InputError(f"{name}: the predictions have shape {rows.shape}; give (N, 4) xywh, one row per frame")
-        ends[i] = len(rows)
-        if len(rows) < stop - start:
-            if rule.short_results == "refuse":
+        if rows.shape != (stop - start, 4):
+            if rows.ndim != 2 or rows.shape[1] != 4:
                 raise InputError(
-                    f"{name}: {len(rows)} predictions for {stop - start} frames, which rule {rule.name!r} refuses; "
+                    f"{names[i]}: the predictions have shape {rows.shape}; give (N, 4) xywh, one row per frame"
+                )
+            if len(rows) < stop - start and rule.short_results == "refuse":
+                raise InputError(
+                    f"{names[i]}: {len(rows)} predictions for {stop - start} frames, which rule {rule.name!r} refuses; "
                     "the result file is incomplete: run the sequence again"
                 )
-            box[:, start + len(rows) : stop] = 0.0
-        box[:, start : min(stop, start + len(rows))] = rows[: stop - start].T
+            ends = block.lengths.copy() if ends is None else ends
+            ends[i] = len(rows)
+            box[:, start + min(len(rows), stop - start) : stop] = 0.0
+            rows = rows[: stop - start]
+        box[:, start : start + len(rows)] = rows.T
     if rule.storage == "truncated":
         np.trunc(box, out=box)
     elif rule.storage == "rounded":
         np.rint(box, out=box)
     repaired = 0
-    lengths = np.diff(block.offsets)
     usual = _all_usual(box)
     if not usual and rule.bad_predictions in ("refuse", "previous", "miss"):
-        given_rows = np.arange(len(block.row)) < np.repeat(block.offsets[:-1] + np.minimum(ends, lengths), lengths)
+        given_rows = np.ones(len(block.row), bool)
+        if ends is not None:
+            ends_here = np.repeat(block.offsets[:-1] + np.minimum(ends, block.lengths), block.lengths)
+            given_rows = np.arange(len(block.row)) < ends_here
         repaired = _repair(rule, block, names, box, given_rows)
     if rule.first_frame == "as_gt":
-        starts = block.offsets[:-1]
-        box[:, starts] = block.box[:, starts]
+        box[:, block.offsets[:-1]] = block.first_boxes
     return box, block.usual and (usual or _all_usual(box)), ends, repaired
 
 
 def _all_usual(box: Array) -> bool:
     """All numbers are finite and all sizes above 0."""
-    return bool(box[2:].min() > 0 and np.isfinite(box.sum()))
+    return bool(box[2:].min() > 0) and bool(np.isfinite(box.sum()))
 
 
 def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, given: Bools) -> int:
@@ -370,22 +449,20 @@ def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, give
 
 def _overlaps(rule: OPERule, block: _Block, box: Array, work: _Work) -> Array:
     """(n,) intersection over union, in the order of operations of spec §1 step 7."""
-    n = len(block.row)
-    side, low, area = work.rows(4, 2, n), work.rows(6, 2, n), work.rows(8, 1, n)[0]
+    side, low, area = work.side, work.low, work.area
     corner, size = box[:2], box[2:]
-    inclusive = rule.overlap == "inclusive"
     np.add(corner, size, out=side)
-    if inclusive:
+    if rule.overlap == "inclusive":
         side -= 1.0
     np.minimum(side, block.right, out=side)
     np.maximum(corner, block.box[:2], out=low)
     side -= low
-    if inclusive:
+    if rule.overlap == "inclusive":
         side += 1.0
     np.maximum(side, 0.0, out=side)
     np.multiply(size[0], size[1], out=area)
     area += block.area
-    overlap = np.multiply(side[0], side[1], out=side[0])
+    overlap = np.multiply(side[0], side[1], out=work.overlap)
     area -= overlap
     if rule.overlap == "clipped_eps":
         area += _EPS
@@ -396,27 +473,25 @@ def _overlaps(rule: OPERule, block: _Block, box: Array, work: _Work) -> Array:
 
 
 def _errors(rule: OPERule, block: _Block, box: Array, work: _Work) -> tuple[Array, Array]:
-    """(n,) distances of the centres in pixels, and the same after both were divided by the true size."""
-    n = len(block.row)
-    centre, offset = work.rows(9, 2, n), work.rows(11, 2, n)
+    """(n,) distances of the centres in pixels, and the same after both were divided by the true size. Overwrites ``box``."""
+    centre, offset = work.centre, work.offset
     if rule.centre == "inclusive":
         np.subtract(box[2:], 1.0, out=centre)
+        centre *= 0.5
     else:
-        centre[:] = box[2:]
-    centre *= 0.5
+        np.multiply(box[2:], 0.5, out=centre)
     centre += box[:2]
     np.subtract(centre, block.centre, out=offset)
-    np.square(offset, out=offset)
-    error = np.add(offset[0], offset[1], out=work.rows(13, 1, n)[0])
-    np.sqrt(error, out=error)
     if rule.norm_what == "difference":
-        np.subtract(centre, block.centre, out=offset)
-        offset /= block.norm
+        np.divide(offset, block.norm, out=centre)
     else:
-        np.divide(centre, block.norm, out=offset)
-        offset -= block.norm_centre
-    np.square(offset, out=offset)
-    normalised = np.add(offset[0], offset[1], out=work.rows(14, 1, n)[0])
+        centre /= block.norm
+        centre -= block.norm_centre
+    offset *= offset
+    error = np.add(offset[0], offset[1], out=work.error)
+    np.sqrt(error, out=error)
+    centre *= centre
+    normalised = np.add(centre[0], centre[1], out=work.norm)
     np.sqrt(normalised, out=normalised)
     return error, normalised
 
@@ -432,32 +507,50 @@ def _settle(rule: OPERule, box: Array, overlap: Array, centre: Array, norm: Arra
     norm[np.isnan(norm)] = np.inf
 
 
-def _histogram(values: Array, grid: Array, block: _Block, at_or_above: bool, work: _Work) -> Array:
-    """(S, K + 1) how many of a sequence's values have exactly k of the K thresholds below them (or at them: ``at_or_above``).
+class _Grid:
+    """Evenly spaced thresholds, the first of which is 0."""
 
-    The grids are uniform, so a multiplication finds the place; only where that lands within rounding of a threshold is the
-    exact place searched.
+    def __init__(self, thresholds: Array) -> None:
+        self.thresholds = thresholds  # (K,)
+        self.places = len(thresholds) + 1
+        self.scale = (len(thresholds) - 1) / thresholds[-1]
+        self.beyond = np.float32(len(thresholds) - 0.5)
+
+
+def _histogram(values: Array, grid: _Grid, block: _Block, work: _Work) -> npt.NDArray[np.intp]:
+    """(S, K + 1) how many of a sequence's values have exactly k of the K thresholds below them.
+
+    A multiplication finds the place; only where that is as good as a whole number is the exact place searched.
     """
-    n, places = len(values), len(grid) + 1
-    scale = (len(grid) - 1) / grid[-1]
-    place, distance = work.rows(15, 1, n)[0], work.rows(8, 1, n)[0]
-    if scale == 1:  # whole thresholds: nothing is rounded
-        np.clip(values, 0.0, places - 0.5, out=place)
-        np.ceil(place, out=place)
+    place, whole, index = work.small, work.whole, work.index
+    if grid.scale == 1:  # whole thresholds: nothing is rounded
+        np.ceil(values, out=work.place)
+        np.minimum(work.place, grid.beyond, out=work.place)
+        np.copyto(place, work.place, casting="same_kind")
+        np.maximum(place, 0.0, out=place)
+        np.ceil(place, out=whole)
     else:
-        np.multiply(values, scale, out=place)
-        np.clip(place, 0.0, places - 0.5, out=place)
-        np.rint(place, out=distance)
-        distance -= place
-        np.abs(distance, out=distance)
-        near = np.flatnonzero((distance < 1e-9) & ((place > 0) | at_or_above))
-        np.ceil(place, out=place)
-        if len(near):
-            place[near] = np.searchsorted(grid, values[near], side="right" if at_or_above else "left")
-    np.minimum(place, places - 1.0, out=place)
-    np.multiply(block.row, float(places), out=distance)
-    place += distance
-    index = work.index(n)
-    np.copyto(index, place, casting="unsafe")
-    sequences = len(block.offsets) - 1
-    return np.bincount(index, minlength=sequences * places).reshape(sequences, places).astype(np.float64)
+        np.multiply(values, grid.scale, out=work.place)
+        np.copyto(place, work.place, casting="same_kind")  # float32 is a whole number wherever float64 nearly is one
+        np.minimum(place, grid.beyond, out=place)
+        np.maximum(place, 0.0, out=place)
+        np.ceil(place, out=whole)
+        near = np.equal(place, whole)
+        near &= whole > 0  # a value of 0 has no threshold below
+        if near.any():
+            ties = np.flatnonzero(near)
+            whole[ties] = np.searchsorted(grid.thresholds, values[ties], side="left")
+    whole += block.base[grid.places]
+    np.copyto(index, whole, casting="unsafe")
+    sequences = len(block.lengths)
+    return np.bincount(index, minlength=sequences * grid.places).reshape(sequences, grid.places)
+
+
+def _careful_histogram(
+    values: Array, grid: _Grid, block: _Block, side: Literal["left", "right"]
+) -> npt.NDArray[np.intp]:
+    """:func:`_histogram` of any values; ``right`` also counts thresholds that equal the value."""
+    place = np.searchsorted(grid.thresholds, values, side=side)
+    sequences = len(block.lengths)
+    index = block.row * grid.places + place
+    return np.bincount(index, minlength=sequences * grid.places).reshape(sequences, grid.places)

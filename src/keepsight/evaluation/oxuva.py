@@ -62,9 +62,10 @@ def max_gm(tpr: npt.ArrayLike, tnr: npt.ArrayLike) -> Array:
 def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> TrackFrames:
     """What the run says in the annotated frames after the first.
 
-    A frame without a prediction (no box, and not called absent) takes the latest earlier one. Boxes are clipped to the image. The
-    target counts as called present unless ``run.lost``, or, with ``present_above``, where ``run.presence`` is larger.
-    Raises :class:`InputError` if ``present_above`` is given and the run has no presence.
+    A frame without a prediction (no box, and not called absent) takes the latest earlier one. Boxes are clipped to the
+    image. The target counts as called present unless ``run.lost``, or, with ``present_above``, where ``run.presence`` is
+    larger. Raises :class:`InputError` for hidden or broken ground truth, an empty run, and if ``present_above`` is given
+    and the run has no presence.
     """
     annotation = sequence.annotation
     n = len(annotation.boxes)
@@ -75,7 +76,6 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
         )
     annotated = np.ones(n, np.bool_) if annotation.annotated is None else annotation.annotated.astype(np.bool_)
     frames = np.flatnonzero(annotated & (np.arange(n) > 0))  # (M,)
-    size = annotation.image_size
     truth_boxes = annotation.boxes[frames]
     has_box = np.asarray(np.isfinite(truth_boxes).all(axis=1))
     truth = has_box if annotation.visible is None else annotation.visible[frames].astype(np.bool_)
@@ -85,20 +85,24 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
             f"{sequence.dataset}/{sequence.name}: frame {bad + sequence.start} is annotated as present without a box; "
             f"run `keepsight data check {sequence.dataset}`"
         )
-    said_all, made = _said(run, present_above, f"{sequence.dataset}/{sequence.name}")
-    latest = np.maximum.accumulate(np.where(made, np.arange(len(made)), -1)) if len(made) else made.astype(np.int64)
-    source = latest[np.minimum(frames, len(latest) - 1)] if len(latest) else np.full(len(frames), -1)  # (M,)
+    if not len(run.boxes):
+        raise InputError(f"the run on {sequence.dataset}/{sequence.name} has no rows; run the tracker on it again")
+    said, made = _said(run, present_above, f"{sequence.dataset}/{sequence.name}")
+    latest = np.maximum.accumulate(np.where(made, np.arange(len(made)), -1))  # (N,), -1: nothing yet
+    source = latest[np.minimum(frames, len(made) - 1)]  # (M,)
     there = source >= 0
-    rows = np.maximum(source, 0)
-    nothing = np.full(len(frames), np.nan)
-    said = there & said_all[rows] if len(made) else there
-    boxes = np.where(there[:, None], run.boxes[rows], np.nan) if len(made) else np.full((len(frames), 4), np.nan)
-    score = np.where(there, run.presence[rows], np.nan) if run.presence is not None and len(made) else nothing
-    overlap, empty = _overlap(boxes, truth_boxes, size)
-    # a track may be called present without a box only by a broken file: it is then no match
-    overlap = np.where(truth, overlap, np.nan)
+    said = there & said[source]
+    boxes = np.where(there[:, None], run.boxes[source], np.nan)  # (M, 4)
+    presence = np.full(len(run.boxes), np.nan) if run.presence is None else run.presence
+    overlap, empty = _overlap(boxes, truth_boxes, annotation.image_size)
     return TrackFrames(
-        frames, truth, said, overlap, score, empty=int((empty & truth & said).sum()), before=int((~there).sum())
+        frames,
+        truth,
+        said,
+        overlap=np.where(truth, overlap, np.nan),
+        score=np.where(there, presence[source], np.nan),
+        empty=int((empty & truth & said).sum()),
+        before=int((~there).sum()),
     )
 
 

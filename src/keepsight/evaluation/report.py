@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,11 +131,15 @@ def paired_tests(
     found: dict[tuple[str, str], list[Comparison]] = {}
     for group in group_scores(scores):
         members = [one for name in names for one in group.scores if one.tracker == name]
-        usable = [m.name for m in group.metrics if all(any(m.name in s.values for s in o.sequences) for o in members)]
-        chosen = metric if metric is not None else next(iter(usable), None)
+        usable = (m.name for m in group.metrics if all(_has_sequence_values(one, m.name) for one in members))
+        chosen = metric if metric is not None else next(usable, None)
         if len(members) > 1 and chosen is not None:
             found[group.dataset, group.rule] = compare_all(members, chosen)
     return found
+
+
+def _has_sequence_values(scores: Scores, metric: str) -> bool:
+    return any(math.isfinite(s.values.get(metric, math.nan)) for s in scores.sequences)
 
 
 def comparison_csv(comparisons: Mapping[tuple[str, str], Sequence[Comparison]]) -> str:

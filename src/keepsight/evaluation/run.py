@@ -50,6 +50,8 @@ from .store import Claim, Key, Manifest, ResultsError, ResultStore, read_runs
 
 SAME_RUNS = 3
 """After so many equal repetitions a tracker is taken for deterministic, as VOT's toolkits do."""
+RENEW_SECONDS = 30
+"""How often locks are renewed."""
 TRIES = 2
 """How often a task whose worker died is tried."""
 
@@ -317,6 +319,7 @@ class _Work:
         self._pace: dict[str, tuple[int, float]] = {}
         """Tracker -> frames, seconds of workers."""
         self._begun: dict[Key, float] = {}
+        self._renewed = time.monotonic()
 
     # --- planning
 
@@ -389,6 +392,7 @@ class _Work:
                     self._start(engine, free)
                 for handle in engine.wait(list(self.running), 0.5) if self.running else ():
                     self._finish(engine, handle, free)
+                self._renew()
                 if not self.queue and not self.running and self.busy:
                     self._wait_for_others()
         finally:
@@ -454,14 +458,15 @@ class _Work:
         if self.store.is_done(task.key, task.frames) or self.store.claimable(task.key):
             self.queue.append(task)
             return
-        if not self.store.owned_here(task.key):
-            raise ResultsError(
-                f"{task.key} is being tracked by {self.store.owner(task.key)}; run the same command again when that has ended. "
-                "If it was killed, remove the lock file"
-            )
         self.busy.append(task)
         self._tell(f"waiting for {self.store.owner(task.key)}")
         time.sleep(0.2)
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            for _, _, claim in self.running.values():
+                claim.renew()
+            self._renewed = time.monotonic()
 
     def _fail(self, key: Key, reason: str, trace: str = "") -> None:
         failure = Failure(key, reason, trace)

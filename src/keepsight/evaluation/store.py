@@ -24,7 +24,8 @@ done. Numbers keep all their digits; equal runs make equal files, times aside.
 
 Several programs may work in one folder: who tracks something first makes ``.locks/NAME`` there. Locks save work and are not
 needed for safety: every file takes its place in one step, and ``run.json`` keeps different runs apart, so that two who do
-track the same thing write the same bytes. A lock whose process has died on this machine counts for nothing.
+track the same thing write the same bytes. A lock counts for nothing if its process has died on this machine, or if another
+machine's process has not renewed it for five minutes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +52,8 @@ from ..regions import Code, Rectangle, Region, Special
 from ..text import parse_rows, write_atomically
 from .runs import Run
 
+STALE_SECONDS = 300
+"""A lock of another machine that is older counts for nothing."""
 _COLUMNS = ("x", "y", "w", "h", "presence", "lost", "code")
 _END = re.compile(rb"# end: (\d+) frames, sha256 ([0-9a-f]{16})\n?")
 
@@ -136,6 +140,11 @@ class ResultStore:
         found = (self.root / _safe(dataset) / protocol).glob("*/run.json")
         return tuple(sorted(m.tracker for m in map(_read_manifest, found) if m is not None))
 
+    def manifests(self) -> list[Manifest]:
+        """What there is: one for each data set, protocol and tracker."""
+        found = sorted(self.root.glob("*/*/*/run.json"))
+        return [m for m in map(_read_manifest, found) if m is not None]
+
     # --- what belongs together ----------------------------------------------------------------------------------------
 
     def begin(self, manifest: Manifest, *, overwrite: bool = False) -> None:
@@ -169,7 +178,7 @@ class ResultStore:
         raise ResultsError(f"{path} is being changed by another run; wait until it has ended, then start again")
 
     def _remove(self, folder: Path) -> None:
-        busy = [lock for lock in (folder / ".locks").glob("*") if not _is_stale(_read_lock(lock))]
+        busy = [lock for lock in (folder / ".locks").glob("*") if not _is_stale(lock)]
         if busy:
             raise ResultsError(f"{folder} cannot be overwritten: {_owner(_read_lock(busy[0]))} works there ({busy[0]})")
         shutil.rmtree(folder)
@@ -261,7 +270,7 @@ class ResultStore:
         for _ in range(2):
             if _write_new(lock, json.dumps(_me())):
                 return Claim(lock)
-            if not _is_stale(_read_lock(lock)):
+            if not _is_stale(lock):
                 return None
             lock.unlink(missing_ok=True)
         return None
@@ -271,12 +280,7 @@ class ResultStore:
 
     def claimable(self, key: Key) -> bool:
         """Whether nobody works on it, as far as one can tell."""
-        return _is_stale(_read_lock(self._lock(key)))
-
-    def owned_here(self, key: Key) -> bool:
-        """Whether who works on it is a process of this machine, whose end will be noticed."""
-        owner = _read_lock(self._lock(key))
-        return not owner or owner.get("host") == socket.gethostname()
+        return _is_stale(self._lock(key))
 
     def owner(self, key: Key) -> str:
         """Who has the lock, for messages."""
@@ -287,7 +291,7 @@ class ResultStore:
         """Remove locks and unfinished files of processes that have died."""
         folder = self.folder(dataset, protocol, tracker)
         locks = list((folder / ".locks").glob("*"))
-        alive = [lock for lock in locks if not _is_stale(_read_lock(lock))]
+        alive = [lock for lock in locks if not _is_stale(lock)]
         for lock in locks:
             if lock not in alive:
                 lock.unlink(missing_ok=True)
@@ -303,6 +307,11 @@ class Claim:
     """A lock that is held."""
 
     path: Path
+
+    def renew(self) -> None:
+        """Show other machines that its process is alive; to be called more often than every :data:`STALE_SECONDS`."""
+        with suppress(OSError):
+            os.utime(self.path)
 
     def release(self) -> None:
         """Others may take it. Can be called twice."""
@@ -493,12 +502,16 @@ def _read_lock(path: Path) -> Mapping[str, Any] | None:
         return {}
 
 
-def _is_stale(owner: Mapping[str, Any] | None) -> bool:
-    """Whether the process has died; of another machine's processes one cannot tell."""
+def _is_stale(lock: Path) -> bool:
+    """Whether its process has died; of another machine's process that is told by not renewing it."""
+    owner = _read_lock(lock)
     if not owner:
         return True
     if owner.get("host") != socket.gethostname():
-        return False
+        try:
+            return time.time() - lock.stat().st_mtime > STALE_SECONDS
+        except OSError:
+            return True
     pid, started = owner.get("pid"), owner.get("started")
     if not isinstance(pid, int) or not _is_alive(pid):
         return True

@@ -20,7 +20,7 @@ from .scores import Metric, Scores
 
 
 def console_table(scores: Sequence[Scores], *, published: bool = False, width: int | None = None) -> str:
-    """Plain text, columns aligned; ``*`` marks the best of each column, intervals are 95 %.
+    """Plain text, columns aligned; ``*`` marks the best of each column, intervals are 95 %, ``↓`` where lower is better.
 
     ``published``: add what papers print about the data set. ``width``: characters at most; None: as wide as needed.
     """
@@ -74,7 +74,7 @@ def _console_cell(scores: Scores, metric: Metric, group: Group) -> str:
 
 
 def _heading(metric: Metric) -> str:
-    return metric.name if metric.higher_is_better else f"{metric.name} (lower is better)"
+    return metric.name if metric.higher_is_better else f"{metric.name} ↓"
 
 
 def _marked(group: Group, value: float, metric: Metric) -> bool:

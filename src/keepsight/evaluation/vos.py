@@ -260,8 +260,8 @@ def _objects(annotation: Annotation, truths: Masks, rule: VosRule, where: str) -
 
 def _check_published(truths: Masks, starts: Mapping[int, int], where: str) -> None:
     """Test sets publish each object's first mask only; scoring others against those would give wrong numbers."""
-    later = (i for i in range(len(truths)) if i not in set(starts.values()))
-    if len(truths) > 1 and all(truths[i] is None for i in later):
+    later = sorted(set(range(len(truths))) - set(starts.values()))
+    if later and all(truths[i] is None for i in later):
         raise InputError(
             f"{where} has no masks beyond the first of each object: this split's ground truth is not published; write the "
             "masks in the official format and submit them to the benchmark's server"

@@ -241,9 +241,9 @@ def _matlab_values(scored: list[_Scored]) -> tuple[dict[str, float], dict[str, d
 
 
 def _tag_names(scored: list[_Scored]) -> list[str]:
-    """Names of all tags, and ``empty``; nothing if the data set has none."""
-    names = sorted({name for s in scored for name in s.trial.sequence.annotation.tags} - {"empty"})
-    return [*names, "empty"] if names else []
+    """Names of the tags that some frame has, and ``empty``; nothing if there are none."""
+    names = {name for s in scored for name, tagged in s.trial.sequence.annotation.tags.items() if np.any(tagged)}
+    return [*sorted(names - {"empty"}), "empty"] if names else []
 
 
 def _tagged(trial: Trial, tag: str | None) -> npt.NDArray[np.bool_]:

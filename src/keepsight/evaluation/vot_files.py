@@ -167,7 +167,7 @@ def _decode_region(reader: _Reader) -> Region:
         return Rectangle(*numbers) if kind == 1 else Polygon(np.array(numbers).reshape(-1, 2))
     if kind == 3:
         x, y, w, h, count = reader.take("<hhHHH")
-        runs = np.array(reader.take(f"<{count}H"), dtype=np.int64)
+        runs = reader.take(f"<{count}H")
         try:
             return Mask(x, y, decode_runs(runs, w, h))
         except InputError as error:
@@ -242,13 +242,15 @@ def _read_run(path: Path, anchor: int | None, seconds: Array | None) -> Run:
 
 
 def _values(path: Path, what: str, count: int) -> Array | None:
-    """(N,) of ``<stem>_<what>.value``, nan for empty lines; the toolkit drops empty lines at the end."""
+    """(N,) of ``<stem>_<what>.value``, nan for empty lines; None without the file."""
     file = path.with_name(f"{path.stem}_{what}.value")
     if not file.is_file():
         return None
-    values = read_rows(file, 1, blank="nan")[:, 0] if file.read_bytes().strip() else np.zeros(0)
-    if len(values) > count or (what == "confidence" and len(values) < count - 1):
-        raise InputError(f"{file} has {len(values)} lines for {count} frames of {path.name}; run this sequence again")
+    text = file.read_bytes()
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    values = read_rows(file, 1, blank="nan")[:, 0] if text.strip() else np.zeros(0)  # without empty lines at the end
+    if len(values) > count or lines < count - 1:  # the last frame's line may be empty and without line end
+        raise InputError(f"{file} has {lines} lines for {count} frames of {path.name}; run this sequence again")
     return np.pad(values, (0, count - len(values)), constant_values=np.nan)
 
 
