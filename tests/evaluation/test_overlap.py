@@ -191,6 +191,13 @@ def test_runaway_trackers_cost_nothing(variant):
     overlaps = region_overlaps(far, truth, image_bounds(SIZE, variant), variant)
     assert ((overlaps >= 0) & (overlaps < 1)).all()
     assert overlaps[0] == 0
+    with np.errstate(all="raise"):
+        huge = [Rectangle(5, 5, 1e300, 20), Polygon(np.array([[0, 0], [1e300, 5], [-1e300, 1e300]]))]
+        overlaps = region_overlaps(huge, truth[:2], image_bounds(SIZE, variant), variant)
+        assert ((overlaps >= 0) & (overlaps < 1)).all()
+        if variant == "vot":
+            mask = Mask(5, 5, np.ones((20, 20), dtype=bool))
+            assert 0 < region_overlap(huge[0], mask, SIZE, "vot") < 1
     with pytest.raises(InputError, match="image size"):
         region_overlaps(far[:1], truth[:1], None, variant)
 

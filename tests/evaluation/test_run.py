@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,24 +290,11 @@ def test_what_another_machine_tracks_is_waited_for(tmp_path):
     assert any(note.startswith("waiting for process 1 on elsewhere") for note in notes)
 
 
-def test_locks_are_renewed(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "RENEW_SECONDS", 0)
-    renewed = []
-    monkeypatch.setattr(Claim, "renew", lambda claim: renewed.append(claim.path.name))
-    monkeypatch.setenv("RUNNING_SLEEP", "0.2")
-    run([JITTER], dataset(sequence("a", 5)), results=tmp_path, processes=1, devices=["cpu"])
-    assert "a_001" in renewed
-
-
-def test_a_script_without_main_guard_is_told(tmp_path):
-    script = tmp_path / "script.py"
-    lines = "from running import *", "from keepsight.evaluation.run import run", "data = dataset(sequence('a', 3))"
-    call = f"print(run([{STILL!r}], data, results={str(tmp_path / 'r')!r}, processes=1, devices=['cpu']).failures)"
-    script.write_text("\n".join([*lines, call]))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60)
-    assert "__main__" in done.stderr
-    assert "died 2 times" in done.stdout
+def test_a_script_without_main_guard_is_told(monkeypatch):
+    """Workers import the script that starts them; one that starts a run on import would start workers without end."""
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(_inheriting=True))
+    with pytest.raises(InputError, match="__main__"):
+        executors.open_engine("processes", ["cpu"], 1)
 
 
 # --- ours ---------------------------------------------------------------------------------------------------------------
@@ -361,6 +350,16 @@ def test_other_engines_through_the_same_interface(tmp_path, monkeypatch, name):
     assert engines[0].stopped
     serial([JITTER], made(), tmp_path / "serial")
     assert files(tmp_path / "other") == files(tmp_path / "serial")
+
+
+def test_locks_are_renewed(tmp_path, monkeypatch):
+    renewed = []
+    monkeypatch.setattr(runner, "RENEW_SECONDS", 0)
+    monkeypatch.setattr(executors, "Dask", Threads)
+    monkeypatch.setattr(Threads, "wait", lambda self, handles, _: [h for h in handles if h.done()])
+    monkeypatch.setattr(Claim, "renew", lambda claim: renewed.append(claim.path.name))
+    run([JITTER], dataset(sequence("a", 5)), results=tmp_path, executor="dask", devices=["cpu"])
+    assert "a_001" in renewed
 
 
 @pytest.mark.parametrize("name", ["ray", "dask"])

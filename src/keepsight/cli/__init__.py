@@ -210,7 +210,7 @@ class Eval:
     tracker: Annotated[Positional[str], arg(metavar="TRACKER[,TRACKER..]")]
     """Ours (`dimp-lite`, `superdimp`, `dimp18@FILE`, `dimp18@random`), OpenCV's (`opencv:CSRT` KCF MIL, `opencv:Nano@FOLDER`),
     or a class with got10k's init and update (`python:package.module:Class`, `file.py:Class`). NAME=TRACKER renames one."""
-    datasets: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET")]
+    datasets: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET [DATASET ..]")]
     """Data sets by name (`keepsight data list`), with a split (`got10k:val`), or a folder of your own sequences."""
     results: Annotated[str, arg(metavar="DIR")] = "results"
     """Where results are kept, and looked for before anything is tracked."""

@@ -203,7 +203,9 @@ def score_trackingnet(
     )
 
 
-def _rates(counts: list[Array], rounds: list[Measured], having: npt.NDArray[np.bool_], how: OPERule) -> Array:
+def _rates(
+    counts: list[npt.NDArray[np.int64]], rounds: list[Measured], having: npt.NDArray[np.bool_], how: OPERule
+) -> Array:
     """(S, K) shares of frames, averaged over the repetitions that a sequence has; nan where no frame counts."""
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = np.stack([c / m.counted[:, None] for c, m in zip(counts, rounds, strict=True)])  # (R, S, K)

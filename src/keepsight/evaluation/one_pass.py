@@ -9,7 +9,7 @@ order in float64, because rounding decides ties (spec/evaluation.md §1). Needs 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -44,8 +44,8 @@ class _Block:
     """First frame and the one behind the last, of each sequence."""
     row: npt.NDArray[np.intp]
     """(n,) which sequence of the block a frame belongs to."""
-    base: Mapping[int, npt.NDArray[np.float32]]
-    """Places of a histogram -> (n,) ``row`` times that."""
+    base: npt.NDArray[np.float32]
+    """(3, n) where the counts of a frame's sequence begin: overlap, centre error, normalised error."""
     box: Array
     """(4, n) x, y, w, h; 1, 1, 1, 1 where it is not used."""
     right: Array
@@ -225,7 +225,7 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
     unused = ~valid & ~known[0] & ~known[1]
     for numbers in (box, norm, centre, norm_centre):
         numbers[:, unused | has_nan] = 1.0
-    row = np.repeat(np.arange(len(boxes)), lengths)
+    count, row = len(boxes), np.repeat(np.arange(len(boxes)), lengths)
     miss = ~valid | dropped
     in_denominator = scored & valid if rule.denominator == "valid" else scored
     block = _Block(
@@ -235,7 +235,7 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
         lengths,
         tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets)),
         row,
-        {places: (row * places).astype(np.float32) for places in (22, rule.error_points + 1)},
+        np.stack((row * 22, count * 22 + row * 52, count * 74 + row * 52)).astype(np.float32),
         box,
         box[:2] + box[2:] - (1.0 if rule.overlap == "inclusive" else 0.0),
         box[2] * box[3],
@@ -289,7 +289,8 @@ class _Tally:
         rule, sequences = truth.rule, len(truth.names)
         self.truth, self.rule = truth, rule
         grids = (rule.success_thresholds(), rule.precision_thresholds(), rule.norm_thresholds())
-        self.grids = tuple(_Grid(grid) for grid in grids)
+        self.grids = grids
+        self.quick = rule.strict and rule.error_points == 51
         self.counts = tuple(np.zeros((sequences, len(grid) + 1), np.int64) for grid in grids)
         self.counted = truth.counted.copy()
         self.sums, self.tracked = np.zeros(sequences), np.zeros(sequences, np.int64)
@@ -322,18 +323,21 @@ class _Tally:
         overlap[miss] = 0.0
         self.sums[here] = np.add.reduceat(overlap, block.offsets[:-1])
         self.tracked[here] = tracked
+        quick = usual and self.quick
         for error, off, on in ((centre, never[0], always[0]), (norm, never[1], always[1])):
-            error[off], error[on] = np.inf, -1.0
-        if not rule.strict or not usual or self.kept is not None:
+            error[off], error[on] = np.inf, 0.0
+        if quick:
+            found = _count(overlap, centre, norm, self.grids, block, work)
+        else:
             overlap[miss] = -1.0
-        quick = usual and rule.strict
-        for values, grid, counts in zip((overlap, centre, norm), self.grids, self.counts, strict=True):
-            if quick:
-                counts[here] = _histogram(values, grid, block, work)
-            else:
-                counts[here] = _careful_histogram(
-                    values, grid, block, "left" if rule.strict or values is not overlap else "right"
-                )
+            found = [
+                _count_carefully(values, grid, block, "left" if self.rule.strict or values is not overlap else "right")
+                for values, grid in zip((overlap, centre, norm), self.grids, strict=True)
+            ]
+        for counts, part in zip(self.counts, found, strict=True):
+            counts[here] = part
+        if self.kept is not None:
+            overlap[miss] = centre[always[0]] = norm[always[1]] = -1.0
         if self.kept is not None:
             self.kept.append((overlap.copy(), centre.copy(), norm.copy()))
 
@@ -359,8 +363,12 @@ class _Work:
 
     def __init__(self, frames: int) -> None:
         self._rows = np.empty((11, frames))
-        self._small = np.empty((2, frames), np.float32)
-        self._index = np.empty(frames, np.intp)
+        self._small = np.empty((6, frames), np.float32)
+        self._bools = np.empty((2, frames), bool)
+        self._index = np.empty((3, frames), np.intp)
+        # numpy compares with an array several times as fast as with a number
+        self._zeros = np.zeros((2, frames))
+        self._beyond = np.repeat(np.array([[20.5], [50.5], [50.5]], np.float32), frames, axis=1)
         self.sized(frames)
 
     def sized(self, frames: int) -> None:
@@ -369,9 +377,11 @@ class _Work:
         self.box, self.side, self.low = rows[:4], rows[4:6], rows[6:8]
         self.area, self.error, self.norm = rows[8], rows[9], rows[10]
         self.overlap, self.centre, self.offset = self.side[0], self.low, self.box[:2]  # reused once they are free
-        self.place = self.box[2]
-        self.small, self.whole = self._small[0, :frames], self._small[1, :frames]
-        self.index = self._index[:frames]
+        self.scaled = self.box[2]
+        self.place, self.whole = self._small[:3, :frames], self._small[3:, :frames]
+        self.near, self.positive = self._bools[0, :frames], self._bools[1, :frames]
+        self.index = self._index[:, :frames]
+        self.zeros, self.beyond = self._zeros[:, :frames], self._beyond[:, :frames]
 
 
 def _load(
@@ -405,46 +415,48 @@ def _load(
         np.trunc(box, out=box)
     elif rule.storage == "rounded":
         np.rint(box, out=box)
+    bad = _bad_frames(box)
     repaired = 0
-    usual = _all_usual(box)
-    if not usual and rule.bad_predictions in ("refuse", "previous", "miss"):
-        given_rows = np.ones(len(block.row), bool)
-        if ends is not None:
-            ends_here = np.repeat(block.offsets[:-1] + np.minimum(ends, block.lengths), block.lengths)
-            given_rows = np.arange(len(block.row)) < ends_here
-        repaired = _repair(rule, block, names, box, given_rows)
+    if len(bad) and rule.bad_predictions != "as_is":
+        given = bad
+        if ends is not None:  # what was filled in behind a short result is not a prediction
+            given = bad[bad < np.repeat(block.offsets[:-1] + ends, block.lengths)[bad]]
+        repaired = _repair(rule, block, names, box, given)
     if rule.first_frame == "as_gt":
         box[:, block.offsets[:-1]] = block.first_boxes
-    return box, block.usual and (usual or _all_usual(box)), ends, repaired
+    usual = len(bad) == 0 or len(_bad_frames(box[:, bad])) == 0
+    return box, block.usual and usual, ends, repaired
 
 
-def _all_usual(box: Array) -> bool:
-    """All numbers are finite and all sizes above 0."""
-    return bool(box[2:].min() > 0) and bool(np.isfinite(box.sum()))
+def _bad_frames(box: Array) -> Ints:
+    """Numbers of the frames whose box (4, n) holds a nan or infinity or has no area."""
+    finite = bool(np.isfinite(box.sum()))
+    if finite and box[2:].min(initial=1.0) > 0:
+        return np.zeros(0, np.int64)
+    empty = np.minimum(box[2], box[3]) <= 0
+    return np.flatnonzero(empty if finite else empty | ~np.isfinite(box).all(axis=0))
 
 
-def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, given: Bools) -> int:
-    """Replace bad predictions in place where the rule says so; how many. ``given``: (n,) rows that the files hold."""
-    nan = ~np.isfinite(box).all(axis=0)
+def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, bad: Ints) -> int:
+    """Replace the predictions of frames ``bad`` in place where the rule says so; how many were bad."""
     if rule.bad_predictions == "refuse":
-        wrong = given & (nan | (box[2:] < 0).any(axis=0))
-        if wrong.any():
-            frame = int(np.flatnonzero(wrong)[0])
-            i = int(block.row[frame])
+        wrong = bad[~np.isfinite(box[:, bad]).all(axis=0) | (box[2:, bad] < 0).any(axis=0)]
+        if len(wrong):
+            frame, i = int(wrong[0]), int(block.row[wrong[0]])
             raise InputError(
                 f"{names[i]}: the prediction of frame {frame - int(block.offsets[i])} is "
                 f"{tuple(float(v) for v in box[:, frame])}, and rule {rule.name!r} refuses nan and negative sizes; choose "
                 "'otb' (repeats the previous box) or 'present' (counts a miss), or correct the file"
             )
-        bad = given & (box[2:] == 0).any(axis=0) & ~block.has_nan
-    else:
-        bad = given & (nan | (box[2:] <= 0).any(axis=0))
+        bad = bad[~block.has_nan[bad]]
     if rule.bad_predictions == "miss":
-        return int(bad.sum())
-    bad[block.offsets[:-1]] = False  # nothing comes before the first row
-    source = np.maximum.accumulate(np.where(bad, 0, np.arange(len(bad))))
-    box[:] = box[:, source]
-    return int(bad.sum())
+        return len(bad)
+    bad = bad[~np.isin(bad, block.offsets)]  # nothing comes before a first frame
+    if len(bad):
+        begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # where runs of neighbours begin
+        source = np.repeat(bad[begins] - 1, np.diff(begins, append=len(bad)))
+        box[:, bad] = box[:, source]
+    return len(bad)
 
 
 def _overlaps(rule: OPERule, block: _Block, box: Array, work: _Work) -> Array:
@@ -459,7 +471,7 @@ def _overlaps(rule: OPERule, block: _Block, box: Array, work: _Work) -> Array:
     side -= low
     if rule.overlap == "inclusive":
         side += 1.0
-    np.maximum(side, 0.0, out=side)
+    np.maximum(side, work.zeros, out=side)
     np.multiply(size[0], size[1], out=area)
     area += block.area
     overlap = np.multiply(side[0], side[1], out=work.overlap)
@@ -507,50 +519,38 @@ def _settle(rule: OPERule, box: Array, overlap: Array, centre: Array, norm: Arra
     norm[np.isnan(norm)] = np.inf
 
 
-class _Grid:
-    """Evenly spaced thresholds, the first of which is 0."""
+def _count(
+    overlap: Array, centre: Array, norm: Array, grids: Sequence[Array], block: _Block, work: _Work
+) -> list[npt.NDArray[np.intp]]:
+    """(S, K + 1) for each of the three: how many of a sequence's values have exactly k of the K thresholds below them.
 
-    def __init__(self, thresholds: Array) -> None:
-        self.thresholds = thresholds  # (K,)
-        self.places = len(thresholds) + 1
-        self.scale = (len(thresholds) - 1) / thresholds[-1]
-        self.beyond = np.float32(len(thresholds) - 0.5)
-
-
-def _histogram(values: Array, grid: _Grid, block: _Block, work: _Work) -> npt.NDArray[np.intp]:
-    """(S, K + 1) how many of a sequence's values have exactly k of the K thresholds below them.
-
-    A multiplication finds the place; only where that is as good as a whole number is the exact place searched.
+    For thresholds k / 20, k and k / 100: a multiplication finds the place; only where that is as good as a whole number is
+    the exact place searched. Values are finite or +inf, and not negative.
     """
-    place, whole, index = work.small, work.whole, work.index
-    if grid.scale == 1:  # whole thresholds: nothing is rounded
-        np.ceil(values, out=work.place)
-        np.minimum(work.place, grid.beyond, out=work.place)
-        np.copyto(place, work.place, casting="same_kind")
-        np.maximum(place, 0.0, out=place)
-        np.ceil(place, out=whole)
-    else:
-        np.multiply(values, grid.scale, out=work.place)
-        np.copyto(place, work.place, casting="same_kind")  # float32 is a whole number wherever float64 nearly is one
-        np.minimum(place, grid.beyond, out=place)
-        np.maximum(place, 0.0, out=place)
-        np.ceil(place, out=whole)
-        near = np.equal(place, whole)
-        near &= whole > 0  # a value of 0 has no threshold below
+    place, whole = work.place, work.whole  # (3, n) float32, whole numbers wherever float64 is within rounding of one
+    for row, values, scale in ((0, overlap, 20.0), (2, norm, 100.0)):
+        np.multiply(values, scale, out=work.scaled)
+        np.copyto(place[row], work.scaled, casting="same_kind")
+    np.ceil(centre, out=work.scaled)  # whole thresholds: nothing is rounded
+    np.copyto(place[1], work.scaled, casting="same_kind")
+    np.minimum(place, work.beyond, out=place)
+    np.ceil(place, out=whole)
+    for row, values in ((0, overlap), (2, norm)):
+        near = np.equal(place[row], whole[row], out=work.near)
+        near &= np.greater(whole[row], 0.0, out=work.positive)  # a value of 0 has no threshold below
         if near.any():
             ties = np.flatnonzero(near)
-            whole[ties] = np.searchsorted(grid.thresholds, values[ties], side="left")
-    whole += block.base[grid.places]
-    np.copyto(index, whole, casting="unsafe")
+            whole[row, ties] = np.searchsorted(grids[row], values[ties], side="left")
+    whole += block.base
+    np.copyto(work.index, whole, casting="unsafe")
     sequences = len(block.lengths)
-    return np.bincount(index, minlength=sequences * grid.places).reshape(sequences, grid.places)
+    counts = np.bincount(work.index.reshape(-1), minlength=sequences * 126)
+    edges = (0, sequences * 22, sequences * 74, sequences * 126)
+    return [counts[a:b].reshape(sequences, -1) for a, b in itertools.pairwise(edges)]
 
 
-def _careful_histogram(
-    values: Array, grid: _Grid, block: _Block, side: Literal["left", "right"]
-) -> npt.NDArray[np.intp]:
-    """:func:`_histogram` of any values; ``right`` also counts thresholds that equal the value."""
-    place = np.searchsorted(grid.thresholds, values, side=side)
-    sequences = len(block.lengths)
-    index = block.row * grid.places + place
-    return np.bincount(index, minlength=sequences * grid.places).reshape(sequences, grid.places)
+def _count_carefully(values: Array, grid: Array, block: _Block, side: Literal["left", "right"]) -> npt.NDArray[np.intp]:
+    """(S, K + 1) as :func:`_count`, of any values and thresholds; ``right`` also counts thresholds that equal the value."""
+    sequences, places = len(block.lengths), len(grid) + 1
+    index = block.row * places + np.searchsorted(grid, values, side=side)
+    return np.bincount(index, minlength=sequences * places).reshape(sequences, places)

@@ -9,7 +9,7 @@ Nothing is drawn: a run is two numbers, so areas and intersections of all frames
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..regions import Mask, Polygon, Rectangle, Region, Special, crop_mask
+from ..regions import MAX_MASK_PIXELS, Mask, Polygon, Rectangle, Region, Special, crop_mask
 from .polygons import polygon_overlap
 
+Array: TypeAlias = npt.NDArray[np.float64]
 Floats: TypeAlias = npt.NDArray[np.floating]
 Ints: TypeAlias = npt.NDArray[np.int32]
 OverlapVariant: TypeAlias = Literal["pysot", "vot", "matlab", "got10k"]
@@ -28,6 +29,8 @@ ROWS_AT_ONCE = 32768
 """Rows of all pairs that are worked on together: what stays in a core's cache."""
 FAR = 2**29
 """Columns beyond this are cut to it: far outside any image, inside int32."""
+HUGE = 1e30
+"""Coordinates beyond this are cut to it, so that sums stay inside float32."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ RASTERS: dict[str, Raster] = {
     "pysot": Raster(np.float64, single=True, rounding="away", rectangle_less=0, closed=True, outer_box=True),
     "vot": Raster(
         np.float64,
-        False,
+        single=False,
         rounding="even",
         rectangle_less=1,
         closed=True,
@@ -82,7 +85,7 @@ def region_overlaps(
     truths: Sequence[Region],
     bounds: tuple[float, float] | None,
     variant: OverlapVariant = "pysot",
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Overlap (intersection over union) of N pairs, (N,) float64 in [0, 1].
 
     Args:
@@ -136,7 +139,7 @@ def _is_empty(region: Region) -> bool:
     if isinstance(region, Mask):
         return not region.pixels.any()
     if isinstance(region, Rectangle):
-        return bool(np.rint(np.float32(region.w)) <= 0 or np.rint(np.float32(region.h)) <= 0)
+        return min(region.w, region.h) <= 0.5  # half to even: 0
     return isinstance(region, Special)
 
 
@@ -161,15 +164,15 @@ def _corners(regions: Sequence[Region], raster: Raster) -> _Shapes:
     boxes, box_rows = [], []
     for i, r in enumerate(regions):
         if isinstance(r, Polygon):
-            out[i, : len(r.points)] = r.points
-            out[i, len(r.points) :] = r.points[-1]
+            out[i, : len(r.points)] = np.clip(r.points, -HUGE, HUGE)
+            out[i, len(r.points) :] = out[i, len(r.points) - 1]
         elif isinstance(r, Rectangle):
             boxes.append((r.x, r.y, r.w, r.h))
             box_rows.append(i)
     rectangle = np.zeros(len(regions), dtype=bool)
     rectangle[box_rows] = True
     if boxes:
-        x, y, w, h = np.array(boxes, dtype=np.float32).T
+        x, y, w, h = np.clip(np.array(boxes), -HUGE, HUGE).astype(np.float32).T
         if raster.rounding == "even":  # position and size are rounded, not the corners
             x, y, w, h = (np.rint(v) for v in (x, y, w, h))
         x1, y1 = x + w - np.float32(raster.rectangle_less), y + h - np.float32(raster.rectangle_less)
@@ -187,12 +190,10 @@ def _corners(regions: Sequence[Region], raster: Raster) -> _Shapes:
     return _Shapes(corners, rectangle, low, high)
 
 
-def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster: Raster) -> npt.NDArray[np.float64]:
+def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster: Raster) -> Array:
     """(N,) overlaps; counted inside the window around both regions, cut to the bounds."""
     low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)  # (N, 2)
-    thin = (low >= high).any(
-        axis=1
-    ) & raster.counts_empty  # vot-toolkit takes a union one pixel wide or high for an empty one
+    thin = raster.counts_empty & (low >= high).any(axis=1)  # one pixel wide or high
     if bounds is not None:
         limit = np.array(bounds, dtype=low.dtype)
         low, high = np.maximum(low, 0), np.minimum(high, limit)
@@ -205,20 +206,13 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
     if bounds is None and (size[seen] > FAR).any():
         raise InputError("regions span more than 2^29 pixels; give the image size as bounds")
     inter, union = np.zeros(len(low)), np.zeros(len(low))
-    index = np.flatnonzero(seen)
-    ends = np.cumsum(size[index, 1])
-    first = 0
-    while first < len(index):  # as many pairs as have ROWS_AT_ONCE rows
-        done = ends[first - 1] if first else 0.0
-        stop = max(int(np.searchsorted(ends, done + ROWS_AT_ONCE)), first + 1)
-        part = index[first:stop]
+    for part in _parts(np.flatnonzero(seen), size[:, 1]):
         origin = low[part][:, None]  # (n, 1, 2)
         widths, heights = size[part, 0].astype(np.int32), size[part, 1].astype(np.int64)
         cut = last[part] if raster.counts_empty and bounds is None else None
         runs_a = _runs(a.corners[part] - origin, widths, heights, raster, cut, a.rectangle[part])
         runs_b = _runs(b.corners[part] - origin, widths, heights, raster, cut, b.rectangle[part])
         inter[part], union[part] = _count(runs_a, runs_b, heights)
-        first = stop
     empty = seen & (union == 0)
     with np.errstate(invalid="ignore"):
         if raster.single:
@@ -230,6 +224,17 @@ def _overlaps(a: _Shapes, b: _Shapes, bounds: tuple[float, float] | None, raster
     out[empty] = 0.0 if raster.counts_empty else np.nan
     out[apart & ~empty] = 0.0
     return out
+
+
+def _parts(index: npt.NDArray[np.int64], rows: Array) -> Iterator[npt.NDArray[np.int64]]:
+    """``index`` in parts of about ROWS_AT_ONCE rows together, at least one pair each."""
+    ends = np.cumsum(rows[index])
+    first = 0
+    while first < len(index):
+        done = ends[first - 1] if first else 0.0
+        stop = max(int(np.searchsorted(ends, done + ROWS_AT_ONCE)), first + 1)
+        yield index[first:stop]
+        first = stop
 
 
 Run: TypeAlias = tuple[Ints, Ints]
@@ -348,7 +353,7 @@ def _count(a: list[Run], b: list[Run], heights: npt.NDArray[np.int64]) -> tuple[
 
 
 def _mask_overlap(a: Region, b: Region, bounds: tuple[float, float] | None, raster: Raster) -> float:
-    """Overlap where at least one of two non-empty regions is a mask (rule ``vot``)."""
+    """Overlap where at least one of two non-empty regions is a mask (variant ``vot``)."""
     x0, y0, x1, y1 = _extent(a, raster)
     bx0, by0, bx1, by1 = _extent(b, raster)
     x0, y0, x1, y1 = min(x0, bx0), min(y0, by0), max(x1, bx1), max(y1, by1)
@@ -359,6 +364,8 @@ def _mask_overlap(a: Region, b: Region, bounds: tuple[float, float] | None, rast
     if x0 > x1 or y0 > y1:
         return 0.0
     window = x0, y0, x1 - x0 + 1, y1 - y0 + 1
+    if window[2] * window[3] > MAX_MASK_PIXELS:
+        raise InputError(f"regions span {window[2]} x {window[3]} pixels; give the image size as bounds")
     pixels_a, pixels_b = _pixels(a, window, raster), _pixels(b, window, raster)
     inter = np.count_nonzero(pixels_a & pixels_b)
     union = np.count_nonzero(pixels_a | pixels_b)
@@ -370,8 +377,12 @@ def _extent(region: Region, raster: Raster) -> tuple[int, int, int, int]:
     if isinstance(region, Mask):
         part = crop_mask(region)
         return part.x, part.y, part.x + part.pixels.shape[1] - 1, part.y + part.pixels.shape[0] - 1
-    corners = np.clip(_corners([region], raster).corners[0], -FAR, FAR)
-    (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
+    if isinstance(region, Rectangle):
+        numbers = np.array([region.x, region.y, region.w, region.h]).clip(-FAR, FAR).astype(np.float32)
+        x, y, w, h = (int(v) for v in np.rint(numbers))
+        return x, y, x + w - 1, y + h - 1
+    shape = _corners([region], raster)
+    (x0, y0), (x1, y1) = np.clip(shape.low[0], -FAR, FAR), np.clip(shape.high[0], -FAR, FAR)
     return int(x0), int(y0), int(x1), int(y1)
 
 
@@ -379,17 +390,20 @@ def _pixels(region: Region, window: tuple[int, int, int, int], raster: Raster) -
     """The region's pixels inside a window x, y, width, height -> (height, width) bool."""
     x, y, width, height = window
     out = np.zeros((height, width), dtype=bool)
-    if isinstance(region, Mask):
-        h, w = region.pixels.shape
-        left, top = max(region.x - x, 0), max(region.y - y, 0)
-        right, bottom = min(region.x - x + w, width), min(region.y - y + h, height)
-        if left < right and top < bottom:
-            out[top:bottom, left:right] = region.pixels[
-                top + y - region.y : bottom + y - region.y, left + x - region.x : right + x - region.x
-            ]
+    if isinstance(region, Polygon):
+        corners = _corners([region], raster).corners - np.array([x, y], dtype=np.float64)
+        columns = np.arange(width)
+        for start, end in _runs(corners, np.array([width], dtype=np.int32), np.array([height]), raster):
+            out |= (start[:, None] <= columns) & (columns <= end[:, None])
         return out
-    corners = _corners([region], raster).corners - np.array([x, y], dtype=np.float64)
-    columns = np.arange(width)
-    for start, end in _runs(corners, np.array([width], dtype=np.int32), np.array([height]), raster):
-        out |= (start[:, None] <= columns) & (columns <= end[:, None])
+    if isinstance(region, Mask):
+        x0, y0 = region.x, region.y
+        x1, y1 = x0 + region.pixels.shape[1] - 1, y0 + region.pixels.shape[0] - 1
+    else:
+        x0, y0, x1, y1 = _extent(region, raster)
+    left, right = max(x0, x), min(x1 + 1, x + width)
+    top, bottom = max(y0, y), min(y1 + 1, y + height)
+    if left < right and top < bottom:
+        part = region.pixels[top - y0 : bottom - y0, left - x0 : right - x0] if isinstance(region, Mask) else True
+        out[top - y : bottom - y, left - x : right - x] = part
     return out

@@ -385,11 +385,11 @@ class _Work:
     def run(self, engine: Engine) -> None:
         """Until nothing is left. Whatever happens, workers end and locks are released."""
         free = list(range(len(engine.devices)))
-        self._tell()
         try:
             while self.queue or self.running or self.busy:
                 while self.queue and free:
                     self._start(engine, free)
+                self._tell()
                 for handle in engine.wait(list(self.running), 0.5) if self.running else ():
                     self._finish(engine, handle, free)
                 self._renew()
@@ -399,6 +399,7 @@ class _Work:
             engine.stop()
             for _, _, claim in self.running.values():
                 claim.release()
+        self._tell()
 
     def _start(self, engine: Engine, free: list[int]) -> None:
         task = self.queue.popleft()
@@ -450,7 +451,6 @@ class _Work:
         if outcome.reason:
             self._fail(task.key, outcome.reason, outcome.trace)
         self._settle(task.key)
-        self._tell()
 
     def _wait_for_others(self) -> None:
         """All that is left is being tracked by another process: wait for it while it lives."""
@@ -490,7 +490,11 @@ class _Work:
             return None
         frames, seconds = (sum(p[i] for p in self._pace.values()) for i in (0, 1))
         pace = {name: s / f for name, (f, s) in self._pace.items()}  # seconds per frame
-        work = sum(t.frames * pace.get(t.spec.name, seconds / frames) for t in left)
+        now, work = time.monotonic(), 0.0
+        for task in left:
+            whole = task.frames * pace.get(task.spec.name, seconds / frames)
+            begun = self._begun.get(task.key, now)  # of those that run
+            work += max(0.0, whole - (now - begun))
         return work / max(1, len(self.running))
 
 
