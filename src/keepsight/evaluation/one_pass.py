@@ -58,6 +58,8 @@ class _Block:
     """(2, n) what errors are divided by."""
     norm_centre: Array
     """(2, n) the centre divided by it."""
+    is_first: Bools
+    """(n,) frames with which trackers start."""
     first_boxes: Array
     """(4, S) the boxes with which trackers start."""
     has_nan: Bools
@@ -165,7 +167,7 @@ def _truth_boxes(rule: OPERule, name: str, boxes: npt.ArrayLike) -> Array:
     truth = np.asarray(boxes, dtype=np.float64)
     if truth.ndim != 2 or truth.shape[1] != 4 or len(truth) == 0:
         raise InputError(f"{name}: the ground truth has shape {truth.shape}; give (N, 4) xywh, one row per frame")
-    if rule.nan_truth == "refuse" and np.isnan(truth).any():
+    if rule.nan_truth == "refuse" and not np.isfinite(truth.sum()) and np.isnan(truth).any():
         frame = int(np.flatnonzero(np.isnan(truth).any(axis=1))[0])
         raise InputError(
             f"{name}: the ground truth of frame {frame} holds a nan, which rule {rule.name!r} accepts for UAV123 only; "
@@ -200,12 +202,14 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
     offsets = np.concatenate(([0], np.cumsum(lengths)))  # (S + 1,)
     box = np.concatenate(boxes).T.copy()  # (4, n)
     visible = np.concatenate(seen)  # (n,)
-    has_nan = np.isnan(box).any(axis=0)
-    positive = (box > 0).all(axis=0)
+    smallest = box.min(axis=0)  # (n,) nan where any of the four is
+    has_nan, positive = np.isnan(smallest), smallest > 0
+    is_first = np.zeros(len(visible), bool)
+    is_first[offsets[:-1]] = True
     valid = (positive if rule.valid == "positive" else ~has_nan) & (visible | (rule.absent not in ("invalid", "wrong")))
     scored = ~has_nan if rule.nan_truth == "removed" else np.ones(len(valid), bool)
     if rule.first_frame == "excluded":
-        scored[offsets[:-1]] = False
+        scored &= ~is_first
     dropped = ~scored
     if rule.absent == "left_out":
         dropped |= ~visible
@@ -222,9 +226,9 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
     wrong = rule.absent == "wrong"
     never = tuple(dropped | (~k & (not r)) | (~visible & wrong) for k, r in zip(known, right, strict=True))
     always = tuple(~k & r & ~n for k, r, n in zip(known, right, never, strict=True))
-    unused = ~valid & ~known[0] & ~known[1]
+    unused = np.flatnonzero((~valid & ~known[0] & ~known[1]) | has_nan)
     for numbers in (box, norm, centre, norm_centre):
-        numbers[:, unused | has_nan] = 1.0
+        numbers[:, unused] = 1.0
     count, row = len(boxes), np.repeat(np.arange(len(boxes)), lengths)
     miss = ~valid | dropped
     in_denominator = scored & valid if rule.denominator == "valid" else scored
@@ -242,6 +246,7 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
         centre,
         norm,
         norm_centre,
+        is_first,
         box[:, offsets[:-1]],
         has_nan,
         in_denominator,
@@ -440,8 +445,9 @@ def _bad_frames(box: Array) -> Ints:
 def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, bad: Ints) -> int:
     """Replace the predictions of frames ``bad`` in place where the rule says so; how many were bad."""
     if rule.bad_predictions == "refuse":
-        wrong = bad[~np.isfinite(box[:, bad]).all(axis=0) | (box[2:, bad] < 0).any(axis=0)]
-        if len(wrong):
+        rows = box[:, bad]
+        if not np.isfinite(rows.sum()) or rows[2:].min(initial=0.0) < 0:
+            wrong = bad[~np.isfinite(rows).all(axis=0) | (rows[2:] < 0).any(axis=0)]
             frame, i = int(wrong[0]), int(block.row[wrong[0]])
             raise InputError(
                 f"{names[i]}: the prediction of frame {frame - int(block.offsets[i])} is "
@@ -451,11 +457,13 @@ def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, bad:
         bad = bad[~block.has_nan[bad]]
     if rule.bad_predictions == "miss":
         return len(bad)
-    bad = bad[~np.isin(bad, block.offsets)]  # nothing comes before a first frame
-    if len(bad):
-        begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # where runs of neighbours begin
-        source = np.repeat(bad[begins] - 1, np.diff(begins, append=len(bad)))
-        box[:, bad] = box[:, source]
+    bad = bad[~block.is_first[bad]]  # nothing comes before a first frame
+    follows = bad[1:] - bad[:-1] == 1
+    source = bad - 1
+    if follows.any():  # runs of neighbours: all take the box before the run
+        begins = np.flatnonzero(np.concatenate(([True], ~follows)))
+        source = np.repeat(source[begins], np.diff(begins, append=len(bad)))
+    box[:, bad] = box[:, source]
     return len(bad)
 
 
