@@ -14,6 +14,10 @@ class InputError(KeepsightError, ValueError):
     """A frame, box, name or option that cannot be used."""
 
 
+class HiddenTruthError(InputError):
+    """Ground truth that its benchmark keeps to itself: scores come from its server, results go there."""
+
+
 class StateError(KeepsightError, RuntimeError):
     """A call at the wrong time, such as ``update`` before ``init``."""
 

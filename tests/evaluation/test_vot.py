@@ -211,12 +211,12 @@ def test_missing_sequences():
     both = [sequence("a"), sequence("b")]
     with pytest.raises(InputError, match=r"no result for 1 of 2 sequences \(b\)"):
         supervised({"a": [run(FAILING)], "b": []}, both)
-    scores = supervised({"a": [run(FAILING)]}, both, missing="skip")
+    scores = supervised({"a": [run(FAILING)]}, both, missing="leave_out")
     assert [one.lost for one in scores.sequences] == [False, True]
     assert math.isnan(scores.sequences[1].values["A"])
     assert "1 of 2 sequences have no result" in scores.notes[0]
     with pytest.raises(InputError, match="any of the 2 sequences"):
-        supervised({}, both, missing="skip")
+        supervised({}, both, missing="leave_out")
 
 
 def test_truth_from_boxes_and_polygons():

@@ -26,7 +26,7 @@ from ..text import parse_rows
 from .common import listed
 from .file_tree import FileTree, open_tree
 from .runs import Run
-from .vot_files import _text_regions, decode_regions
+from .vot_files import decode_regions, parse_regions
 
 Array = npt.NDArray[np.float64]
 
@@ -459,7 +459,7 @@ def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], no
     for f in sorted(results, key=lambda f: (f.sequence, f.repetition or 0)):
         if f.name.endswith(".txt") and (f.sequence, f.repetition) in as_binary:
             continue
-        decode = decode_regions if f.name.endswith(".bin") else _text_regions
+        decode = decode_regions if f.name.endswith(".bin") else parse_regions
         regions = decode(tree.read(f.name), tree.label(f.name))
         boxes = np.array([region_to_box(r) for r in regions])  # (N, 4)
         presence, seconds = None, None

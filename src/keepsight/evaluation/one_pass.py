@@ -1,7 +1,7 @@
 """Curves of one-pass evaluation from arrays: all sequences of a tracker at once, under any :class:`OPERule`.
 
-The ground truth is prepared once (:func:`prepare`) and serves any number of trackers (:func:`measure`). Frames are worked on
-in blocks that stay in the cache; within a block every frame gets the number of the first threshold that it meets, those
+The ground truth is checked once (:func:`prepare`) and serves any number of trackers (:func:`measure_all`). Frames are worked
+on in blocks that stay near the core; within a block every frame gets the number of the first threshold that it meets, those
 numbers are counted per sequence, and running sums of the counts are the curves. The operations on boxes keep the toolkits'
 order in float64, because rounding decides ties (spec/evaluation.md §1). Needs numpy only.
 """
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-_BLOCK = 8192  # frames: 30 arrays of that size fit a core's cache
+_BLOCK = 25_000  # frames: fewer make numpy's cost per call felt, more leave the cache
 _EPS = float(np.finfo(np.float64).eps)
 _TINY = 1e-16
 
@@ -64,8 +64,12 @@ class _Block:
     """(4, S) the boxes with which trackers start."""
     has_nan: Bools
     """(n,) ground truth with a nan."""
+    scored: Bools
+    """(n,) frames that belong to the sequence under this rule (no excluded first frames, no removed nan)."""
     in_denominator: Bools
-    """(n,)."""
+    """(n,) frames that the rates are shares of."""
+    counted: Ints
+    """(S,) how many these are."""
     usual: bool
     """All boxes in use have an area, so nothing is undefined."""
     miss: Ints
@@ -90,13 +94,21 @@ class Truth:
     names: tuple[str, ...]
     lengths: Ints
     """(S,) frames of each sequence."""
-    counted: Ints
-    """(S,) frames in the denominator."""
-    valid: Bools
-    """(N,) frames with a valid ground truth, all sequences one after another."""
-    scored: Bools
-    """(N,) frames that belong to the sequence under this rule (no excluded first frames, no removed nan)."""
-    blocks: tuple[_Block, ...] = field(repr=False)
+    boxes: tuple[Array, ...] = field(repr=False)
+    """S times (N, 4)."""
+    visible: tuple[Bools | None, ...] = field(repr=False)
+    """S times (N,) the data set's own flags; None: all."""
+
+    def blocks(self) -> Iterator[_Block]:
+        """The sequences in groups, with everything that can be computed without predictions."""
+        first, frames = 0, 0
+        for i, length in enumerate(self.lengths):
+            if frames and frames + length > _BLOCK:
+                yield _block(self, first, i)
+                first, frames = i, 0
+            frames += int(length)
+        if frames:
+            yield _block(self, first, len(self.lengths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,25 +154,10 @@ def prepare(
     :class:`InputError`, which names the sequence, for other shapes and for a nan where the rule refuses it.
     """
     truth = [_truth_boxes(rule, n, b) for n, b in zip(names, boxes, strict=True)]
-    seen = [_flags(n, len(b), v) for n, b, v in zip(names, truth, visible or [None] * len(truth), strict=True)]
+    flags = visible or [None] * len(truth)
+    seen = [None if v is None else _flags(n, len(b), v) for n, b, v in zip(names, truth, flags, strict=True)]
     lengths = np.array([len(b) for b in truth], dtype=np.int64)
-    blocks, valids, scoreds, counts = [], [], [], []
-    for first, last in _spans(lengths):
-        block, valid, scored, counted = _block(rule, first, truth[first:last], seen[first:last])
-        blocks.append(block)
-        valids.append(valid)
-        scoreds.append(scored)
-        counts.append(counted)
-    none = np.zeros(0, bool)
-    return Truth(
-        rule,
-        tuple(names),
-        lengths,
-        np.concatenate(counts) if counts else np.zeros(0, np.int64),
-        np.concatenate(valids) if valids else none,
-        np.concatenate(scoreds) if scoreds else none,
-        tuple(blocks),
-    )
+    return Truth(rule, tuple(names), lengths, tuple(truth), tuple(seen))
 
 
 def _truth_boxes(rule: OPERule, name: str, boxes: npt.ArrayLike) -> Array:
@@ -176,32 +173,22 @@ def _truth_boxes(rule: OPERule, name: str, boxes: npt.ArrayLike) -> Array:
     return np.rint(truth) if rule.storage == "rounded" else truth
 
 
-def _flags(name: str, length: int, visible: npt.ArrayLike | None) -> Bools:
-    if visible is None:
-        return np.ones(length, bool)
+def _flags(name: str, length: int, visible: npt.ArrayLike) -> Bools:
     seen = np.asarray(visible, dtype=bool)
     if seen.shape != (length,):
         raise InputError(f"{name}: the visibility flags have shape {seen.shape}; give ({length},), one per frame")
     return seen
 
 
-def _spans(lengths: Ints) -> Iterator[tuple[int, int]]:
-    """Groups of sequences of about one block each."""
-    first, frames = 0, 0
-    for i, length in enumerate(lengths):
-        if frames and frames + length > _BLOCK:
-            yield first, i
-            first, frames = i, 0
-        frames += int(length)
-    if frames:
-        yield first, len(lengths)
-
-
-def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> tuple[_Block, Bools, Bools, Ints]:
-    lengths = np.array([len(b) for b in boxes])
+def _block(truth: Truth, first: int, last: int) -> _Block:
+    rule, lengths = truth.rule, truth.lengths[first:last]
     offsets = np.concatenate(([0], np.cumsum(lengths)))  # (S + 1,)
-    box = np.concatenate(boxes).T.copy()  # (4, n)
-    visible = np.concatenate(seen)  # (n,)
+    spans = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
+    box, visible = np.empty((4, offsets[-1])), np.ones(offsets[-1], bool)  # (4, n), (n,)
+    for (start, stop), boxes, seen in zip(spans, truth.boxes[first:last], truth.visible[first:last], strict=True):
+        box[:, start:stop] = boxes.T
+        if seen is not None:
+            visible[start:stop] = seen
     smallest = box.min(axis=0)  # (n,) nan where any of the four is
     has_nan, positive = np.isnan(smallest), smallest > 0
     is_first = np.zeros(len(visible), bool)
@@ -229,15 +216,15 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
     unused = np.flatnonzero((~valid & ~known[0] & ~known[1]) | has_nan)
     for numbers in (box, norm, centre, norm_centre):
         numbers[:, unused] = 1.0
-    count, row = len(boxes), np.repeat(np.arange(len(boxes)), lengths)
+    count, row = last - first, np.repeat(np.arange(last - first), lengths)
     miss = ~valid | dropped
     in_denominator = scored & valid if rule.denominator == "valid" else scored
-    block = _Block(
+    return _Block(
         first,
-        first + len(boxes),
+        last,
         offsets,
         lengths,
-        tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets)),
+        spans,
         row,
         np.stack((row * 22, count * 22 + row * 52, count * 74 + row * 52)).astype(np.float32),
         box,
@@ -249,14 +236,15 @@ def _block(rule: OPERule, first: int, boxes: list[Array], seen: list[Bools]) -> 
         is_first,
         box[:, offsets[:-1]],
         has_nan,
+        scored,
         in_denominator,
+        np.add.reduceat(in_denominator, offsets[:-1], dtype=np.int64),
         bool((box[2:] > 0).all()),
         np.flatnonzero(miss),
         lengths - np.add.reduceat(miss, offsets[:-1], dtype=np.int64),
         (np.flatnonzero(never[0]), np.flatnonzero(never[1])),
         (np.flatnonzero(always[0]), np.flatnonzero(always[1])),
     )
-    return block, valid, scored, np.add.reduceat(in_denominator, offsets[:-1], dtype=np.int64)
 
 
 # --- predictions --------------------------------------------------------------------------------------------------------
@@ -280,8 +268,8 @@ def measure_all(
         if len(predictions) != sequences:
             raise InputError(f"there are predictions for {len(predictions)} sequences and ground truth for {sequences}")
     tallies = [_Tally(truth, keep_per_frame) for _ in trackers]
-    work = _Work(max((len(block.row) for block in truth.blocks), default=0))
-    for block in truth.blocks:
+    work = _Work(int(max(_BLOCK, truth.lengths.max(initial=0))))
+    for block in truth.blocks():
         for tally, predictions in zip(tallies, trackers, strict=True):
             tally.add(block, predictions[block.first : block.last], work)
     return [tally.measured() for tally in tallies]
@@ -297,10 +285,10 @@ class _Tally:
         self.grids = grids
         self.quick = rule.strict and rule.error_points == 51
         self.counts = tuple(np.zeros((sequences, len(grid) + 1), np.int64) for grid in grids)
-        self.counted = truth.counted.copy()
+        self.counted = np.zeros(sequences, np.int64)
         self.sums, self.tracked = np.zeros(sequences), np.zeros(sequences, np.int64)
         self.repaired = self.padded = self.cut = 0
-        self.kept: list[tuple[Array, Array, Array]] | None = [] if keep_per_frame else None
+        self.kept: list[tuple[Array, ...]] | None = [] if keep_per_frame else None
 
     def add(self, block: _Block, predictions: Sequence[npt.ArrayLike], work: _Work) -> None:
         rule, here = self.rule, slice(block.first, block.last)
@@ -315,6 +303,7 @@ class _Tally:
                 centre, norm = _errors(rule, block, box, work)
             _settle(rule, box, overlap, centre, norm)
         miss, never, always, tracked = block.miss, block.never, block.always, block.tracked
+        self.counted[here] = block.counted
         if ends is not None:  # some results do not fit their sequences
             self.padded += int(np.maximum(block.lengths - ends, 0).sum())
             self.cut += int(np.maximum(ends - block.lengths, 0).sum())
@@ -344,7 +333,7 @@ class _Tally:
         if self.kept is not None:
             overlap[miss] = centre[always[0]] = norm[always[1]] = -1.0
         if self.kept is not None:
-            self.kept.append((overlap.copy(), centre.copy(), norm.copy()))
+            self.kept.append(tuple(np.where(block.scored, v, np.nan) for v in (overlap, centre, norm)))
 
     def measured(self) -> Measured:
         above = self.counts[0][:, :0:-1].cumsum(axis=1)[
@@ -358,8 +347,7 @@ class _Tally:
         )
         if not self.kept:
             return found
-        scored = self.truth.scored
-        frames = [np.where(scored, np.concatenate(part), np.nan) for part in zip(*self.kept, strict=True)]
+        frames = [np.concatenate(part) for part in zip(*self.kept, strict=True)]
         return replace(found, overlap=frames[0], centre_error=frames[1], norm_error=frames[2])
 
 

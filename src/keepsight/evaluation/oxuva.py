@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.sequence import Sequence
-from ..errors import InputError
+from ..errors import HiddenTruthError, InputError
 from .common import Missing, frames_per_second, listed, with_results
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
@@ -70,7 +70,7 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
     annotation = sequence.annotation
     n = len(annotation.boxes)
     if n < len(sequence):
-        raise InputError(
+        raise HiddenTruthError(
             f"{sequence.dataset}/{sequence.name}: the ground truth is not public (the annotation has {n} of {len(sequence)} "
             "frames); write the submission (format 'oxuva') and send it to the benchmark's server"
         )

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..datasets.sequence import Annotation, Frames, Masks, Sequence
 from ..errors import InputError
-from ..regions import Code, Polygon, Rectangle, Region, Special
+from ..regions import Code, Rectangle, Region, Special
 from .entrants import Answer, Box, Entrant
 from .overlap import OverlapVariant
 from .runs import Run
@@ -58,9 +58,10 @@ def run_supervised(
     ``variant``: whose overlap decides what a failure is, see :mod:`.overlap`. The rule is :func:`.vot.supervised_run`.
     """
     from .vot import supervised_run
+    from .vot_input import truth_regions
 
     annotation = sequence.annotation
-    truth = _truth(annotation, len(sequence))
+    truth = truth_regions(sequence)
     rows = _Rows(len(sequence))
     height, width = sequence.frames[0].shape[:2]
 
@@ -80,21 +81,6 @@ def run_supervised(
     return replace(rows.run(), regions=tuple(lines))
 
 
-def _truth(annotation: Annotation, count: int) -> tuple[Region, ...]:
-    """N regions; :class:`Special` where nothing is known."""
-    if annotation.regions is not None:
-        return annotation.regions
-    shapes = annotation.boxes if annotation.polygons is None else annotation.polygons  # (N, 4) or (N, 8)
-    if len(shapes) != count:
-        raise InputError(f"{len(shapes)} of {count} frames have a ground truth; this protocol needs it in every frame")
-    unknown = Special(Code.UNKNOWN)
-    return tuple(unknown if np.isnan(row).any() else _region(row) for row in shapes)
-
-
-def _region(row: np.ndarray) -> Region:
-    return Rectangle(*map(float, row)) if len(row) == 4 else Polygon(row.reshape(-1, 2))
-
-
 # --- multi-start --------------------------------------------------------------------------------------------------------
 
 
@@ -111,10 +97,13 @@ def anchors(sequence: Sequence) -> tuple[int, ...]:
 
 def anchor_frames(sequence: Sequence, anchor: int) -> range:
     """The frames of the run that starts at ``anchor``, in the order they are shown."""
+    from .vot_multistart import anchor_order
+
     given = sequence.annotation.anchors
-    if given is None or not 0 <= anchor < len(given) or given[anchor] == 0:
+    orders = {start: frames for start, _, frames in anchor_order(() if given is None else given)}
+    if anchor not in orders:
         raise InputError(f"{sequence.dataset}/{sequence.name}: frame {anchor} is no anchor; see Annotation.anchors")
-    return range(anchor, len(sequence)) if given[anchor] > 0 else range(anchor, -1, -1)
+    return orders[anchor]
 
 
 def run_anchor(entrant: Entrant, sequence: Sequence, anchor: int, *, seed: int = 0) -> Run:

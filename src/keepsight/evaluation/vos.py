@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.sequence import Annotation, Masks, Sequence
-from ..errors import InputError, nearest_names
+from ..errors import HiddenTruthError, InputError, nearest_names
 from .common import Missing, frames_per_second, listed, with_results
 from .runs import Run
 from .scores import Metric, Scores, SequenceScore
@@ -262,7 +262,7 @@ def _check_published(truths: Masks, starts: Mapping[int, int], where: str) -> No
     """Test sets publish each object's first mask only; scoring others against those would give wrong numbers."""
     later = sorted(set(range(len(truths))) - set(starts.values()))
     if later and all(truths[i] is None for i in later):
-        raise InputError(
+        raise HiddenTruthError(
             f"{where} has no masks beyond the first of each object: this split's ground truth is not published; write the "
             "masks in the official format and submit them to the benchmark's server"
         )

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from ..datasets.sequence import Sequence
 from ..errors import InputError
 from ..regions import Code, Region, Special
+from .common import Missing, frames_per_second
 from .overlap import OverlapVariant, image_bounds, region_overlap, region_overlaps
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
-from .vot_input import Missing, Trial, checked_regions, collect, frames_per_second, region_codes
+from .vot_input import Trial, checked_regions, collect, region_codes
 from .vot_longterm import score_longterm
 from .vot_multistart import score_multistart
 
@@ -168,7 +169,7 @@ def score_supervised(
         attributes=attributes,
         attribute_sizes=sizes,
         repetitions=max(len(t.runs) for t in trials),
-        fps=frames_per_second(trials),
+        fps=frames_per_second(run for trial in trials for run in trial.runs),
         notes=tuple(notes),
     )
 

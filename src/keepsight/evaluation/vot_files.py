@@ -81,9 +81,6 @@ def parse_regions(data: bytes, name: str = "the given text") -> tuple[Region, ..
     return tuple(regions)
 
 
-_text_regions = parse_regions  # until foreign.py uses the public name
-
-
 def write_regions(path: str | Path, regions: Iterable[Region], digits: int | None = None) -> None:
     """Write a trajectory, binary if the path ends in ``.bin``; complete or not at all. ``digits``: decimals of text."""
     path = Path(path)

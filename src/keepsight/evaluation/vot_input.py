@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,10 @@ import numpy.typing as npt
 from ..datasets.sequence import Sequence
 from ..errors import InputError
 from ..regions import Code, Polygon, Rectangle, Region, Special
+from .common import Missing
 from .runs import Run
 
 Array = npt.NDArray[np.float64]
-Missing: TypeAlias = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ def collect(
         names = ", ".join(s.name for s in lost[:5]) + (", .." if len(lost) > 5 else "")
         raise InputError(
             f"{tracker} has no result for {len(lost)} of {len(sequences)} sequences ({names}); VOT's rules need all: run "
-            "those, or leave them out with missing='skip', which is another data set"
+            "those, or leave them out with missing='leave_out', which is another data set"
         )
     notes = []
     if lost:
@@ -115,11 +114,3 @@ def checked_regions(trial: Trial, number: int, expected: int) -> tuple[Region, .
 def region_codes(regions: tuple[Region, ...]) -> npt.NDArray[np.int64]:
     """(N,) the code of each line, -1 where it holds a region."""
     return np.array([r.code if isinstance(r, Special) else -1 for r in regions], dtype=np.int64)
-
-
-def frames_per_second(trials: Iterable[Trial]) -> float | None:
-    """Frames with a time over the sum of their times; starts are left out, None if no time was recorded."""
-    times = [run.seconds[1:] for trial in trials for run in trial.runs if run.seconds is not None]
-    known = np.concatenate(times) if times else np.zeros(0)
-    known = known[np.isfinite(known) & (known > 0)]
-    return float(known.size / known.sum()) if known.size else None

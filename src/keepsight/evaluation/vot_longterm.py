@@ -11,11 +11,12 @@ import numpy.typing as npt
 from ..datasets.sequence import Sequence
 from ..errors import InputError
 from ..regions import Special
+from .common import Missing, frames_per_second
 from .overlap import OverlapVariant, image_bounds, region_overlaps
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
 from .vot_files import run_regions
-from .vot_input import Missing, Trial, collect, frames_per_second
+from .vot_input import Trial, collect
 
 Array = npt.NDArray[np.float64]
 
@@ -110,7 +111,7 @@ def score_longterm(
             "f_score": Curve(np.arange(len(thresholds), dtype=np.float64), f_score, "Threshold number", "F-score", "F"),
         },
         repetitions=max(len(t.runs) for t in trials),
-        fps=frames_per_second(trials),
+        fps=frames_per_second(run for trial in trials for run in trial.runs),
         notes=tuple(notes),
     )
 

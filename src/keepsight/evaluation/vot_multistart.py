@@ -11,10 +11,11 @@ import numpy.typing as npt
 from ..datasets.sequence import Sequence
 from ..errors import InputError
 from ..regions import Special
+from .common import Missing, frames_per_second
 from .overlap import image_bounds, region_overlaps
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
-from .vot_input import Missing, Trial, checked_regions, collect, frames_per_second
+from .vot_input import Trial, checked_regions, collect
 
 Array = npt.NDArray[np.float64]
 
@@ -132,7 +133,7 @@ def score_multistart(
         values=values,
         sequences=tuple(parts[s.name] for s in sequences),
         curves={"eao": Curve(np.arange(high, dtype=np.float64), phi, "Run length (frames)", "Expected overlap", "EAO")},
-        fps=frames_per_second(trials),
+        fps=frames_per_second(run for trial in trials for run in trial.runs),
         notes=tuple(notes),
     )
 
