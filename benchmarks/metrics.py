@@ -58,7 +58,8 @@ class Data:
                 )
                 box = np.trunc(truth + noise)
                 box[:, 2:] = box[:, 2:].clip(1)
-                box[rng.random(frames) < 0.001, 2] = 0  # repeats the box before
+                if rng.random() < 0.1:  # some results have boxes without area, which repeat the box before
+                    box[rng.random(frames) < 0.01, 2] = 0
                 results.append(box)
             truth[~visible] = 0
             self.truth.append(truth)

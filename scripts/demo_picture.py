@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 320, 240  # of one panel, a piece of the frame around the target
 
 
 def main(folder: str, out: str) -> None:
-    truth = read_boxes(Path(folder, "truth.txt"))  # (N, 4)
+    truth = read_boxes(Path(folder, "clip", "groundtruth.txt"))  # (N, 4)
     panels = []
     with open_source(Path(folder, "tracked.mp4")) as source:
         for frame in source:

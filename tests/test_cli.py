@@ -156,8 +156,8 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     auc = float(told.split("success AUC ")[1].split(",")[0])
     assert 0.4 < auc < 1
     assert "frames/s" in told
-    assert len(frames_of(folder / "tracked.mp4")) == len(frames_of(folder / "clip.mp4")) == 8
-    truth, tracked = read_boxes(folder / "truth.txt"), read_boxes(folder / "boxes.csv")
+    assert len(frames_of(folder / "tracked.mp4")) == len(frames_of(folder / "clip" / "video.mp4")) == 8
+    truth, tracked = read_boxes(folder / "clip" / "groundtruth.txt"), read_boxes(folder / "boxes.csv")
     assert truth.shape == tracked.shape == (8, 4)
     assert np.array_equal(truth[0], tracked[0])
     assert f"--box {','.join(f'{v:g}' for v in truth[0])}" in told

@@ -36,9 +36,10 @@ def commands() -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's clip (its first frame is the README's) and random PrDiMP weights."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "keepsight-demo").mkdir()
+    sequence = folder / "keepsight-demo" / "clip"
+    sequence.mkdir(parents=True)
     clip = render_clip(frames=5)
-    with VideoWriter(folder / "keepsight-demo" / "clip.mp4", clip.fps) as video:
+    with VideoWriter(sequence / "video.mp4", clip.fps) as video:
         for frame in clip:
             video.write(frame.image)
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ import io
 import math
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -262,30 +262,20 @@ def write_atomically(path: str | Path, content: str | bytes | Iterable[bytes]) -
     """
     path = Path(path).expanduser()
     pieces = (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
-    temporary = ""
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part")
-        with open(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             for piece in pieces:
                 file.write(piece)
-        os.chmod(temporary, _permissions(path))
+        with suppress(OSError):  # where there is an old file, its permissions stay
+            os.chmod(temporary, path.stat().st_mode & 0o777)
         os.replace(temporary, path)
     except OSError as error:
         raise VideoError(f"{path} {_cannot('written', error)}; the old content, if any, is unchanged") from None
     finally:
-        if temporary:
-            with suppress(OSError):  # gone already when the replacement succeeded
-                os.unlink(temporary)
-
-
-def _permissions(path: Path) -> int:
-    """Those of the file that is replaced, else what a plain ``open`` would give."""
-    with suppress(OSError):
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+        with suppress(OSError):  # gone already when the replacement succeeded
+            os.unlink(temporary)
 
 
 def _cannot(verb: str, error: OSError) -> str:

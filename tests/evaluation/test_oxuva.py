@@ -146,3 +146,17 @@ def test_maxgm_is_the_maximum(tpr: float, tnr: float) -> None:
     searched = np.sqrt((1 - p) * tpr * ((1 - p) * tnr + p)).max()
     assert max_gm(tpr, tnr) >= searched - 1e-12
     assert max_gm(tpr, tnr) == pytest.approx(searched, abs=1e-3)
+
+
+def test_pixels_without_an_image_size_are_not_taken_for_fractions():
+    """A plain folder has no size: the same boxes in pixels and as fractions score the same, and a note says so."""
+    pixels = np.array([[10.0, 20, 30, 40], [12, 22, 30, 40], [np.nan] * 4])
+    shown = []
+    for scale in (1.0, 100.0):
+        one = sequence("a", Annotation(boxes=pixels / scale), 3)
+        moved = Run(boxes=pixels / scale + np.array([1, 1, 0, 0]) / scale, lost=np.array([False, False, True]))
+        shown.append(score_oxuva([one], {"a": [moved]}, tracker="t", dataset="own"))
+    assert shown[0].values["TPR"] == shown[1].values["TPR"] == 1
+    assert shown[0].values["TNR"] == 1
+    assert any("not clipped" in note for note in shown[0].notes)
+    assert not any("not clipped" in note for note in shown[1].notes)

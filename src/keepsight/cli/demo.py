@@ -27,12 +27,13 @@ def demo(command: Demo) -> int:
     tracker = load(command.tracker)
     clip = render_clip(frames=command.frames)
     folder = make_folder(command.out)
+    sequence = make_folder(str(folder / "clip"))  # laid out as one's own data is: `keepsight eval` takes the folder
     width, height = clip.size
     tell(f"rendering and tracking {len(clip)} frames of {width}×{height} with {tracker.name} ...")
     tracked, milliseconds = [], 0.0
     with (
         one_thread(tracker),
-        VideoWriter(folder / "clip.mp4", clip.fps) as plain,
+        VideoWriter(sequence / "video.mp4", clip.fps) as plain,
         VideoWriter(folder / "tracked.mp4", clip.fps) as video,
         BoxWriter(folder / "boxes.csv") as boxes,
         Progress(len(clip)) as progress,
@@ -50,7 +51,7 @@ def demo(command: Demo) -> int:
             milliseconds += result.milliseconds
             tracked.append(result.box)
             video.write(draw_results(frame.image, [result], labels=["target"], truths=[frame.box]))
-    truth = folder / "truth.txt"
+    truth = sequence / "groundtruth.txt"
     _write_text(truth, "".join(f"{x:g},{y:g},{w:g},{h:g}\n" for x, y, w, h in clip.boxes))
     auc, overlap = (measure(tracked[1:], clip.boxes[1:]) for measure in (success_auc, mean_iou))
     rate = 1000 * (len(clip) - 1) / milliseconds

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, KeepsightError, nearest_names
+from ..errors import HiddenTruthError, InputError, KeepsightError, nearest_names
 from .console import complain, say, tell
 from .signals import Stopped, StopSignals
 
@@ -119,31 +119,25 @@ def _rule(command: Eval, dataset: Dataset) -> str:
 
 def _score(report: RunReport, dataset: Dataset, rule: str) -> tuple[list[Scores], bool]:
     """The trackers that can be scored, and whether all can."""
-    from ..evaluation.score import score
+    from ..evaluation.score import score_dataset
 
-    readable = [s for s in report.sequences if _has_annotation(s)]
-    hidden = sum(len(s.boxes) < len(s) for s in readable)
-    if hidden and report.protocol != "vos":
-        tell(
-            f"{dataset.name}: the ground truth of {hidden} sequences is not public, so there is no score here; "
-            "--export writes what the benchmark's server takes"
-        )
-        return [], True
-    notes = list(dataset.notes)
-    if len(readable) < len(report.sequences):
-        notes.append(f"{len(report.sequences) - len(readable)} sequences whose annotation cannot be read are left out")
+    readable = {s.name: s for s in report.sequences if _has_annotation(s)}
+    lost = len(report.sequences) - len(readable)
+    notes = [f"{lost} sequences whose annotation cannot be read are left out"] if lost else []
     scores, all_well = [], True
     for spec in report.trackers:
         runs = report.runs(spec.name)
         if not runs:
             continue
         try:
-            one = score(readable, runs, tracker=spec.name, dataset=dataset.name, rule=rule)
+            part = replace(dataset, sequences=readable)
+            scores.append(score_dataset(part, runs, tracker=spec.name, rule=rule, notes=notes))
+        except HiddenTruthError as error:
+            tell(f"{dataset.name} has no score here: {error}; --export writes what the benchmark's server takes")
+            return [], True
         except KeepsightError as error:  # results are complete and kept; the other trackers still have their scores
             complain(f"error: {spec.name} cannot be scored: {error}")
             all_well = False
-            continue
-        scores.append(replace(one, notes=(*notes, *one.notes)))
     return scores, all_well
 
 

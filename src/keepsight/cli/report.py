@@ -44,12 +44,14 @@ def report(command: Report) -> int:
         raise InputError("no data set is named: add --data NAME ..; see `keepsight data list`")
     datasets: dict[str, Dataset] = {}
     runs: dict[str, Runs] = {}
+    protocols: dict[str, str] = {}
     scores: list[Scores] = []
     for name in dict.fromkeys(command.data):
         dataset = open_any(name, command.data_root)
         rule = _rule(command, dataset)
-        dataset, partial = _chosen(command, store, dataset, _protocol(rule))
-        found, notes = _results(command, store, dataset, _protocol(rule))
+        protocol = protocols[dataset.name] = _protocol(store, dataset, rule)
+        dataset, partial = _chosen(command, store, dataset, protocol)
+        found, notes = _results(command, store, dataset, protocol)
         datasets[dataset.name], runs[dataset.name] = dataset, found
         for tracker in found:
             scores.append(_score(dataset, tracker, found[tracker], rule, (*partial, *notes.get(tracker, ()))))
@@ -71,7 +73,7 @@ def report(command: Report) -> int:
         runs=runs,
         strips=command.strips,
         comparisons=tests,
-        provenance=_provenance(command, store, datasets, runs),
+        provenance=_provenance(command, store, protocols, runs),
     )
     out = Path(command.out).expanduser()
     page = next((file for file in files if file.suffix == ".html"), None)
@@ -85,10 +87,14 @@ def _rule(command: Report, dataset: Dataset) -> str:
     return find_rule(command.rule or dataset.rule).name
 
 
-def _protocol(rule: str) -> str:
+def _protocol(store: ResultStore, dataset: Dataset, rule: str) -> str:
+    """The protocol whose results the rule scores. Long-term rules take one-pass results where there are no others."""
     from ..evaluation.score import find_rule
 
-    return find_rule(rule).protocol
+    protocol = find_rule(rule).protocol
+    if protocol == "longterm" and not store.trackers(dataset.name, protocol) and store.trackers(dataset.name, "ope"):
+        return "ope"
+    return protocol
 
 
 def _wanted(command: Report, store: ResultStore, dataset: Dataset, protocol: str) -> list[str]:
@@ -127,6 +133,8 @@ def _results(
 ) -> tuple[Runs, dict[str, tuple[str, ...]]]:
     """Our own results and those of other toolkits on one data set, with what is to be known about the latter."""
     from ..evaluation.foreign import read_results
+    from ..evaluation.protocols import as_longterm
+    from ..evaluation.score import find_rule
     from ..evaluation.store import read_runs
 
     found: Runs = {}
@@ -134,6 +142,8 @@ def _results(
         runs = read_runs(store, tracker, dataset.name, protocol, dataset.values())
         if runs:
             found[tracker] = runs
+    if find_rule(_rule(command, dataset)).protocol == "longterm":
+        found = {t: {name: [as_longterm(r) for r in one] for name, one in found[t].items()} for t in found}
     notes: dict[str, tuple[str, ...]] = {}
     for text in command.others:
         name, path = _named(text)
@@ -156,10 +166,9 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _score(dataset: Dataset, tracker: str, runs: Mapping[str, list[Run]], rule: str, notes: Sequence[str]) -> Scores:
-    from ..evaluation.score import score
+    from ..evaluation.score import score_dataset
 
-    one = score(dataset.values(), runs, tracker=tracker, dataset=dataset.name, rule=rule)
-    return replace(one, notes=tuple(dict.fromkeys((*dataset.notes, *notes, *one.notes))))
+    return score_dataset(dataset, runs, tracker=tracker, rule=rule, notes=notes)
 
 
 def _nothing(command: Report, store: ResultStore) -> str:
@@ -189,15 +198,15 @@ def _sentence(test: object, scores: Sequence[Scores]) -> str:
 
 
 def _provenance(
-    command: Report, store: ResultStore, datasets: Mapping[str, Dataset], runs: Mapping[str, Runs]
+    command: Report, store: ResultStore, protocols: Mapping[str, str], runs: Mapping[str, Runs]
 ) -> Provenance:
     from ..evaluation.html import Provenance
 
     more: dict[str, str] = {}
     seeds: dict[int, None] = {}
-    for name, dataset in datasets.items():
+    for name, protocol in protocols.items():
         for tracker in runs[name]:
-            manifest = store.manifest(name, _protocol(_rule(command, dataset)), tracker)
+            manifest = store.manifest(name, protocol, tracker)
             if manifest is None:
                 continue
             seeds[manifest.seed] = None

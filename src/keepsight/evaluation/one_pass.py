@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ Ints = npt.NDArray[np.int64]
 _BLOCK = 25_000  # frames: fewer make numpy's cost per call felt, more leave the cache
 _EPS = float(np.finfo(np.float64).eps)
 _TINY = 1e-16
+_SMALL = 1e-6  # pixels
+_FAR = 1e300  # a centre so far away that every distance to it is infinite
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,6 @@ class _Block:
     """(S,) frames of each sequence."""
     spans: tuple[tuple[int, int], ...]
     """First frame and the one behind the last, of each sequence."""
-    row: npt.NDArray[np.intp]
-    """(n,) which sequence of the block a frame belongs to."""
     base: npt.NDArray[np.float32]
     """(3, n) where the counts of a frame's sequence begin: overlap, centre error, normalised error."""
     box: Array
@@ -57,7 +58,7 @@ class _Block:
     norm: Array
     """(2, n) what errors are divided by."""
     norm_centre: Array
-    """(2, n) the centre divided by it."""
+    """(2, n) the centre divided by it. Both are far away where a frame is never precise, and ``area`` is infinite for a miss."""
     is_first: Bools
     """(n,) frames with which trackers start."""
     first_boxes: Array
@@ -71,15 +72,22 @@ class _Block:
     counted: Ints
     """(S,) how many these are."""
     usual: bool
-    """All boxes in use have an area, so nothing is undefined."""
+    """All boxes in use have an area, and not a tiny one."""
     miss: Ints
     """Frames whose overlap never counts."""
+    tracked_frames: Bools
+    """(n,) frames whose overlap does."""
     tracked: Ints
-    """(S,) frames whose overlap does."""
+    """(S,) how many these are."""
     never: tuple[Ints, Ints]
-    """Frames that are never precise: by centre error, by normalised error."""
+    """Frames that are never precise, by centre error and by normalised error, where no infinity says so."""
     always: tuple[Ints, Ints]
     """Frames that are always precise."""
+
+    @cached_property
+    def row(self) -> Ints:
+        """(n,) which sequence of the block a frame belongs to."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     def per_sequence(self, frames: Ints) -> Ints:
         """(S,) how many of ``frames`` belong to each sequence."""
@@ -100,15 +108,16 @@ class Truth:
     """S times (N,) the data set's own flags; None: all."""
 
     def blocks(self) -> Iterator[_Block]:
-        """The sequences in groups, with everything that can be computed without predictions."""
-        first, frames = 0, 0
+        """The sequences in groups, with everything that can be computed without predictions; each overwrites the last."""
+        first, frames, most = 0, 0, int(max(_BLOCK, self.lengths.max(initial=0)))
+        space = np.empty((13, most)), np.empty((3, most), np.float32)
         for i, length in enumerate(self.lengths):
             if frames and frames + length > _BLOCK:
-                yield _block(self, first, i)
+                yield _block(self, first, i, space)
                 first, frames = i, 0
             frames += int(length)
         if frames:
-            yield _block(self, first, len(self.lengths))
+            yield _block(self, first, len(self.lengths), space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,70 +189,91 @@ def _flags(name: str, length: int, visible: npt.ArrayLike) -> Bools:
     return seen
 
 
-def _block(truth: Truth, first: int, last: int) -> _Block:
+def _block(truth: Truth, first: int, last: int, space: tuple[Array, npt.NDArray[np.float32]]) -> _Block:
     rule, lengths = truth.rule, truth.lengths[first:last]
     offsets = np.concatenate(([0], np.cumsum(lengths)))  # (S + 1,)
     spans = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
-    box, visible = np.empty((4, offsets[-1])), np.ones(offsets[-1], bool)  # (4, n), (n,)
+    numbers, base = space[0][:, : offsets[-1]], space[1][:, : offsets[-1]]
+    box, right, centre = numbers[:4], numbers[4:6], numbers[6:8]  # (4, n), (2, n), (2, n)
+    norm, norm_centre, area = numbers[8:10], numbers[10:12], numbers[12]  # (2, n), (2, n), (n,)
+    visible = np.ones(offsets[-1], bool)  # (n,)
     for (start, stop), boxes, seen in zip(spans, truth.boxes[first:last], truth.visible[first:last], strict=True):
         box[:, start:stop] = boxes.T
         if seen is not None:
             visible[start:stop] = seen
     smallest = box.min(axis=0)  # (n,) nan where any of the four is
-    has_nan, positive = np.isnan(smallest), smallest > 0
+    has_nan = np.isnan(smallest)
     is_first = np.zeros(len(visible), bool)
     is_first[offsets[:-1]] = True
-    valid = (positive if rule.valid == "positive" else ~has_nan) & (visible | (rule.absent not in ("invalid", "wrong")))
+    valid = smallest > 0 if rule.valid == "positive" else ~has_nan
+    if rule.absent in ("invalid", "wrong"):
+        valid &= visible
     scored = ~has_nan if rule.nan_truth == "removed" else np.ones(len(valid), bool)
     if rule.first_frame == "excluded":
         scored &= ~is_first
-    dropped = ~scored
-    if rule.absent == "left_out":
-        dropped |= ~visible
+    counting = scored & visible if rule.absent == "left_out" else scored  # may add to the numerators
     size = box[2:]
-    norm = {"size": size.copy(), "size_plus_tiny": size + _TINY, "at_least_one": np.maximum(size, 1)}[rule.norm_by]
-    centre = box[:2] + 0.5 * (size - 1 if rule.centre == "inclusive" else size)
+    if rule.norm_by == "at_least_one":
+        np.maximum(size, 1.0, out=norm)
+    else:
+        np.add(size, _TINY if rule.norm_by == "size_plus_tiny" else 0.0, out=norm)
+    np.subtract(size, 1.0 if rule.centre == "inclusive" else 0.0, out=centre)
+    centre *= 0.5
+    centre += box[:2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        norm_centre = centre / norm
-        if rule.centre_valid == "centre":
-            known = ((centre > 0).all(axis=0), (norm_centre > 0).all(axis=0))
-        else:
-            known = (valid, valid)
-    right = (rule.invalid_precision == "right", rule.invalid_norm == "right")
-    wrong = rule.absent == "wrong"
-    never = tuple(dropped | (~k & (not r)) | (~visible & wrong) for k, r in zip(known, right, strict=True))
-    always = tuple(~k & r & ~n for k, r, n in zip(known, right, never, strict=True))
-    unused = np.flatnonzero((~valid & ~known[0] & ~known[1]) | has_nan)
-    for numbers in (box, norm, centre, norm_centre):
-        numbers[:, unused] = 1.0
-    count, row = last - first, np.repeat(np.arange(last - first), lengths)
-    miss = ~valid | dropped
+        np.divide(centre, norm, out=norm_centre)
+    known = [valid, valid]
+    if rule.centre_valid == "centre":
+        known = [(c > 0).all(axis=0) for c in (centre, norm_centre)]
+    never, always = [], []
+    for k, invalid in zip(known, (rule.invalid_precision, rule.invalid_norm), strict=True):
+        off = ~(counting & k) if invalid == "wrong" else ~counting
+        if rule.absent == "wrong":
+            off |= ~visible
+        never.append(off)
+        always.append(np.flatnonzero(~k & ~off))
+    miss = ~(valid & counting)
+    unused = np.flatnonzero(~(valid | known[0] | known[1]) | has_nan)
+    for part in (box, norm, centre, norm_centre):
+        part[:, unused] = 1.0
+    np.add(box[:2], size, out=right)
+    if rule.overlap == "inclusive":
+        right -= 1.0
+    np.multiply(size[0], size[1], out=area)
+    usual, first_boxes = bool(size.min() > _SMALL and np.isfinite(box.sum())), box[:, offsets[:-1]]
+    area[miss] = np.inf
+    both = never[0] & never[1]
+    infinite = [both, both] if rule.norm_what == "difference" else never
+    centre[:, np.flatnonzero(infinite[0])] = _FAR
+    norm_centre[:, np.flatnonzero(infinite[1])] = _FAR
+    for i, (start, stop) in enumerate(spans):
+        base[:, start:stop] = [[22 * i], [22 * len(spans) + 52 * i], [74 * len(spans) + 52 * i]]
     in_denominator = scored & valid if rule.denominator == "valid" else scored
     return _Block(
-        first,
-        last,
-        offsets,
-        lengths,
-        spans,
-        row,
-        np.stack((row * 22, count * 22 + row * 52, count * 74 + row * 52)).astype(np.float32),
-        box,
-        box[:2] + box[2:] - (1.0 if rule.overlap == "inclusive" else 0.0),
-        box[2] * box[3],
-        centre,
-        norm,
-        norm_centre,
-        is_first,
-        box[:, offsets[:-1]],
-        has_nan,
-        scored,
-        in_denominator,
-        np.add.reduceat(in_denominator, offsets[:-1], dtype=np.int64),
-        bool((box[2:] > 0).all()),
-        np.flatnonzero(miss),
-        lengths - np.add.reduceat(miss, offsets[:-1], dtype=np.int64),
-        (np.flatnonzero(never[0]), np.flatnonzero(never[1])),
-        (np.flatnonzero(always[0]), np.flatnonzero(always[1])),
+        first=first,
+        last=last,
+        offsets=offsets,
+        lengths=lengths,
+        spans=spans,
+        base=base,
+        box=box,
+        right=right,
+        area=area,
+        centre=centre,
+        norm=norm,
+        norm_centre=norm_centre,
+        is_first=is_first,
+        first_boxes=first_boxes,
+        has_nan=has_nan,
+        scored=scored,
+        in_denominator=in_denominator,
+        counted=np.add.reduceat(in_denominator, offsets[:-1], dtype=np.int64),
+        usual=usual,
+        miss=np.flatnonzero(miss),
+        tracked_frames=~miss,
+        tracked=lengths - np.add.reduceat(miss, offsets[:-1], dtype=np.int64),
+        never=(np.flatnonzero(never[0] & ~infinite[0]), np.flatnonzero(never[1] & ~infinite[1])),
+        always=(always[0], always[1]),
     )
 
 
@@ -293,52 +323,58 @@ class _Tally:
     def add(self, block: _Block, predictions: Sequence[npt.ArrayLike], work: _Work) -> None:
         rule, here = self.rule, slice(block.first, block.last)
         names = self.truth.names[here]
-        box, usual, ends, repaired = _load(rule, block, names, predictions, work)
-        if usual:
-            overlap = _overlaps(rule, block, box, work)
-            centre, norm = _errors(rule, block, box, work)
-        else:
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                overlap = _overlaps(rule, block, box, work)
-                centre, norm = _errors(rule, block, box, work)
-            _settle(rule, box, overlap, centre, norm)
-        miss, never, always, tracked = block.miss, block.never, block.always, block.tracked
-        self.counted[here] = block.counted
-        if ends is not None:  # some results do not fit their sequences
-            self.padded += int(np.maximum(block.lengths - ends, 0).sum())
-            self.cut += int(np.maximum(ends - block.lengths, 0).sum())
-            if rule.short_results == "cut_truth":
-                first_lost = np.repeat(block.offsets[:-1] + ends, block.lengths)
-                late = np.flatnonzero(np.arange(len(block.row)) >= first_lost)
-                miss, never = np.union1d(miss, late), (np.union1d(never[0], late), np.union1d(never[1], late))
-                self.counted[here] -= block.per_sequence(late[block.in_denominator[late]])
-                tracked = block.lengths - block.per_sequence(miss)
+        box, ends, bad, usual, repaired = _load(rule, block, names, predictions, work)
         self.repaired += repaired
-        overlap[miss] = 0.0
-        self.sums[here] = np.add.reduceat(overlap, block.offsets[:-1])
-        self.tracked[here] = tracked
-        quick = usual and self.quick
-        for error, off, on in ((centre, never[0], always[0]), (norm, never[1], always[1])):
+        usual = usual and block.usual
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            overlap = _overlaps(rule, block, box, work)  # (n,)
+            centre, norm = _errors(rule, block, box, work)  # (n,), (n,)
+        if not usual:
+            if rule.bad_predictions == "miss":
+                overlap[bad] = 0.0
+            overlap[np.isnan(overlap)] = 0.0  # nan is above no threshold and within none
+            overlap[block.miss] = 0.0
+            centre[np.isnan(centre)] = np.inf
+            norm[np.isnan(norm)] = np.inf
+        for error, off, on in ((centre, block.never[0], block.always[0]), (norm, block.never[1], block.always[1])):
             error[off], error[on] = np.inf, 0.0
-        if quick:
+        self.counted[here], self.tracked[here] = block.counted, block.tracked
+        scored, miss = block.scored, block.miss
+        if ends is not None:
+            behind = self._mind_lengths(block, ends, overlap, centre, norm)
+            scored, miss = scored & ~behind, np.union1d(miss, np.flatnonzero(behind))
+        self.sums[here] = np.add.reduceat(overlap, block.offsets[:-1])
+        if usual and self.quick:
             found = _count(overlap, centre, norm, self.grids, block, work)
         else:
-            overlap[miss] = -1.0
+            if not rule.strict:
+                overlap[miss] = -1.0  # 0 would reach the first threshold
+            sides: tuple[Literal["left", "right"], ...] = ("left" if rule.strict else "right", "left", "left")
             found = [
-                _count_carefully(values, grid, block, "left" if self.rule.strict or values is not overlap else "right")
-                for values, grid in zip((overlap, centre, norm), self.grids, strict=True)
+                _count_carefully(values, grid, block, side)
+                for values, grid, side in zip((overlap, centre, norm), self.grids, sides, strict=True)
             ]
         for counts, part in zip(self.counts, found, strict=True):
             counts[here] = part
         if self.kept is not None:
-            overlap[miss] = centre[always[0]] = norm[always[1]] = -1.0
-        if self.kept is not None:
-            self.kept.append(tuple(np.where(block.scored, v, np.nan) for v in (overlap, centre, norm)))
+            overlap[block.miss] = centre[block.always[0]] = norm[block.always[1]] = -1.0
+            self.kept.append(tuple(np.where(scored, values, np.nan) for values in (overlap, centre, norm)))
+
+    def _mind_lengths(self, block: _Block, ends: Ints, overlap: Array, centre: Array, norm: Array) -> Bools:
+        """Results that do not fit their sequences; ``ends``: (S,) rows of each file. Returns (n,) frames to be left out."""
+        self.padded += int(np.maximum(block.lengths - ends, 0).sum())
+        self.cut += int(np.maximum(ends - block.lengths, 0).sum())
+        behind = np.zeros(len(overlap), bool)
+        if self.rule.short_results == "cut_truth":
+            behind = np.arange(len(overlap)) >= np.repeat(block.offsets[:-1] + ends, block.lengths)
+            overlap[behind], centre[behind], norm[behind] = 0.0, np.inf, np.inf
+            here = slice(block.first, block.last)
+            self.counted[here] -= block.per_sequence(np.flatnonzero(behind & block.in_denominator))
+            self.tracked[here] -= block.per_sequence(np.flatnonzero(behind & block.tracked_frames))
+        return behind
 
     def measured(self) -> Measured:
-        above = self.counts[0][:, :0:-1].cumsum(axis=1)[
-            :, ::-1
-        ]  # (S, 21): values that have more than k thresholds below
+        above = self.counts[0][:, :0:-1].cumsum(axis=1)[:, ::-1]  # (S, 21) frames with more than k thresholds below
         within = [counts[:, :-1].cumsum(axis=1) for counts in self.counts[1:]]  # (S, 51) each
         with np.errstate(invalid="ignore"):
             mean = self.sums / self.tracked
@@ -358,7 +394,7 @@ class _Work:
         self._rows = np.empty((11, frames))
         self._small = np.empty((6, frames), np.float32)
         self._bools = np.empty((2, frames), bool)
-        self._index = np.empty((3, frames), np.intp)
+        self._index = np.empty((3, frames), np.int32)
         # numpy compares with an array several times as fast as with a number
         self._zeros = np.zeros((2, frames))
         self._beyond = np.repeat(np.array([[20.5], [50.5], [50.5]], np.float32), frames, axis=1)
@@ -379,12 +415,13 @@ class _Work:
 
 def _load(
     rule: OPERule, block: _Block, names: Sequence[str], predictions: Sequence[npt.ArrayLike], work: _Work
-) -> tuple[Array, bool, Ints | None, int]:
-    """(4, n) boxes of a block as the rule sees them, whether all are finite with an area, rows repaired.
+) -> tuple[Array, Ints | None, Ints, bool, int]:
+    """(4, n) boxes of a block as the rule sees them.
 
-    The third is the rows of each file, or None if they are as many as the frames.
+    And: the rows of each file, or None if they are as many as the frames; the frames whose box still holds a nan or has no
+    area; whether all boxes are usual; how many predictions were bad at first.
     """
-    work.sized(len(block.row))
+    work.sized(len(block.area))
     box, ends = work.box, None
     for i, given in enumerate(predictions):
         start, stop = block.spans[i]
@@ -408,7 +445,8 @@ def _load(
         np.trunc(box, out=box)
     elif rule.storage == "rounded":
         np.rint(box, out=box)
-    bad = _bad_frames(box)
+    odd = _frames_below(box, _SMALL)
+    bad = odd[_frames_below(box[:, odd], 0.0)] if len(odd) else odd
     repaired = 0
     if len(bad) and rule.bad_predictions != "as_is":
         given = bad
@@ -417,25 +455,28 @@ def _load(
         repaired = _repair(rule, block, names, box, given)
     if rule.first_frame == "as_gt":
         box[:, block.offsets[:-1]] = block.first_boxes
-    usual = len(bad) == 0 or len(_bad_frames(box[:, bad])) == 0
-    return box, block.usual and usual, ends, repaired
+    if len(bad):  # look again after the repair
+        odd = odd[_frames_below(box[:, odd], _SMALL)]
+        bad = odd[_frames_below(box[:, odd], 0.0)]
+    return box, ends, bad, len(odd) == 0, repaired
 
 
-def _bad_frames(box: Array) -> Ints:
-    """Numbers of the frames whose box (4, n) holds a nan or infinity or has no area."""
-    finite = bool(np.isfinite(box.sum()))
-    if finite and box[2:].min(initial=1.0) > 0:
+def _frames_below(box: Array, size: float) -> Ints:
+    """Numbers of the frames whose box (4, n) has a width or height of at most ``size``, a nan or minus infinity."""
+    if box[2:].min(initial=np.inf) > size and box[:2].min(initial=np.inf) > -np.inf:
         return np.zeros(0, np.int64)
-    empty = np.minimum(box[2], box[3]) <= 0
-    return np.flatnonzero(empty if finite else empty | ~np.isfinite(box).all(axis=0))
+    usual = np.minimum(box[2], box[3]) > size
+    usual &= np.minimum(box[0], box[1]) > -np.inf
+    return np.flatnonzero(~usual)
 
 
 def _repair(rule: OPERule, block: _Block, names: Sequence[str], box: Array, bad: Ints) -> int:
     """Replace the predictions of frames ``bad`` in place where the rule says so; how many were bad."""
     if rule.bad_predictions == "refuse":
         rows = box[:, bad]
-        if not np.isfinite(rows.sum()) or rows[2:].min(initial=0.0) < 0:
-            wrong = bad[~np.isfinite(rows).all(axis=0) | (rows[2:] < 0).any(axis=0)]
+        right = (rows[2:] >= 0).all(axis=0) & (rows[:2] > -np.inf).all(axis=0)
+        if not right.all():
+            wrong = bad[~right]
             frame, i = int(wrong[0]), int(block.row[wrong[0]])
             raise InputError(
                 f"{names[i]}: the prediction of frame {frame - int(block.offsets[i])} is "
@@ -502,17 +543,6 @@ def _errors(rule: OPERule, block: _Block, box: Array, work: _Work) -> tuple[Arra
     normalised = np.add(centre[0], centre[1], out=work.norm)
     np.sqrt(normalised, out=normalised)
     return error, normalised
-
-
-def _settle(rule: OPERule, box: Array, overlap: Array, centre: Array, norm: Array) -> None:
-    """Boxes with nan or without area, in place: what is undefined is a miss."""
-    if rule.bad_predictions == "miss":
-        nan = ~np.isfinite(box).all(axis=0)
-        overlap[nan | (box[2:] <= 0).any(axis=0)] = 0.0
-        centre[nan] = norm[nan] = np.inf
-    overlap[np.isnan(overlap)] = -1.0
-    centre[np.isnan(centre)] = np.inf
-    norm[np.isnan(norm)] = np.inf
 
 
 def _count(

@@ -47,6 +47,8 @@ class TrackFrames:
     """Frames where prediction and truth both have no area: overlap 0."""
     before: int = 0
     """Frames before the first prediction: absent."""
+    borderless: bool = False
+    """The size of the image is not known, and boxes are pixels."""
 
 
 def max_gm(tpr: npt.ArrayLike, tnr: npt.ArrayLike) -> Array:
@@ -103,6 +105,7 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
         score=np.where(there, presence[source], np.nan),
         empty=int((empty & truth & said).sum()),
         before=int((~there).sum()),
+        borderless=_borderless(truth_boxes, annotation.image_size),
     )
 
 
@@ -123,19 +126,26 @@ def _said(run: Run, present_above: float | None, where: str) -> tuple[Bools, Boo
 def _overlap(predicted: Array, truth: Array, size: tuple[int, int] | None) -> tuple[Array, Bools]:
     """(M,) IoU with the prediction clipped to the image, and (M,) union without area (IoU 0).
 
-    Without ``size`` boxes are relative, 0..1, as OxUvA's files have them. Order of operations as in relative corners.
+    Without ``size`` boxes are relative, 0..1, as OxUvA's files have them, unless the truth says otherwise: then they are
+    pixels of an image whose right and lower border are not known. Order of operations as in relative corners.
     """
     w, h = size or (1, 1)
     scale = np.array([w, h, w, h], dtype=np.float64)
+    border = np.inf if _borderless(truth, size) else 1.0
     a = predicted / scale  # (M, 4)
     b = truth / scale
-    a_low, a_high = np.clip(a[:, :2], 0, 1), np.clip(a[:, :2] + a[:, 2:], 0, 1)
+    a_low, a_high = np.clip(a[:, :2], 0, border), np.clip(a[:, :2] + a[:, 2:], 0, border)
     b_low, b_high = b[:, :2], b[:, :2] + b[:, 2:]
     sides = np.maximum(np.minimum(a_high, b_high) - np.maximum(a_low, b_low), 0)  # (M, 2)
     inter = sides.prod(axis=1)
     union = (a_high - a_low).prod(axis=1) + (b_high - b_low).prod(axis=1) - inter
     empty = union <= 0
     return np.where(empty, 0.0, inter / np.where(empty, 1.0, union)), empty
+
+
+def _borderless(truth: Array, size: tuple[int, int] | None) -> bool:
+    """Whether boxes are pixels without a size to clip to; relative boxes reach a little over 1 at most."""
+    return size is None and bool((truth[np.isfinite(truth).all(axis=1)] > 2).any())
 
 
 @dataclass(frozen=True)
@@ -308,6 +318,9 @@ def _notes(tracks: list[TrackFrames], lost: list[str], total: int, main: float) 
         notes.append(f"{empty} frames where prediction and truth have no area count as overlap 0")
     if before:
         notes.append(f"{before} frames before the first prediction count as called absent")
+    borderless = sum(t.borderless for t in tracks)
+    if borderless:
+        notes.append(f"the image's size is not known for {borderless} tracks, so predictions are not clipped to it")
     if not any((~t.truth).any() for t in tracks):
         notes.append("the target is always present, so TNR, GM and MaxGM are not defined")
     return notes

@@ -40,14 +40,18 @@ def run_longterm(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
 
     Row 0 of ``presence`` is nan: the benchmarks' files have no confidence there.
     """
-    run = run_ope(entrant, sequence, seed=seed)
-    if run.presence is None:
-        presence = np.ones(len(run.boxes))
-        if run.lost is not None:
-            presence[run.lost] = 0.0
-        presence[0] = np.nan
-        run = replace(run, presence=presence)
-    return run
+    return as_longterm(run_ope(entrant, sequence, seed=seed))
+
+
+def as_longterm(run: Run) -> Run:
+    """A one-pass run with the confidences that long-term rules need, see :func:`run_longterm`."""
+    if run.presence is not None:
+        return run
+    presence = np.ones(len(run.boxes))
+    if run.lost is not None:
+        presence[run.lost] = 0.0
+    presence[0] = np.nan
+    return replace(run, presence=presence)
 
 
 def run_supervised(

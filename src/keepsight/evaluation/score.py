@@ -7,14 +7,17 @@ and published tables mix them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..datasets.sequence import Sequence
 from ..errors import InputError, nearest_names
 from .runs import Run
 from .scores import Scores
+
+if TYPE_CHECKING:
+    from ..datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,36 @@ def score(
     scorer = getattr(import_module(f".{module}", __package__), function)
     scores: Scores = scorer(list(sequences), runs, tracker=tracker, dataset=dataset, rule=rule, **options)
     return scores
+
+
+def score_dataset(
+    dataset: Dataset,
+    runs: Mapping[str, list[Run]],
+    *,
+    tracker: str,
+    rule: str | None = None,
+    notes: Iterable[str] = (),
+    **options: Any,
+) -> Scores:
+    """:func:`score` of a whole data set, by its own rule unless another is named.
+
+    Adds what the data set's folder tells: which sequences are missing (``Scores.notes``), and for YouTube-VOS which
+    categories are seen in training (its ``train`` split says so). Raises :class:`HiddenTruthError` where only the
+    benchmark's server can score.
+    """
+    name = rule or dataset.rule
+    if name == "youtubevos" and "seen" not in options:
+        options["seen"] = _seen(dataset)
+    scores = score(dataset.values(), runs, tracker=tracker, dataset=dataset.name, rule=name, **options)
+    return replace(scores, notes=tuple(dict.fromkeys((*dataset.notes, *notes, *scores.notes))))
+
+
+def _seen(dataset: Dataset) -> dict[str, dict[int, bool]] | None:
+    """Video -> object -> whether its category is in the training set; None where the training set is not there."""
+    from ..datasets.youtube_vos import object_categories, seen_categories
+    from .vos import seen_objects
+
+    if not (dataset.root / "train" / "meta.json").is_file():
+        return None
+    split = dataset.name.partition(":")[2] or None
+    return seen_objects(object_categories(dataset.root, split), seen_categories(dataset.root))
