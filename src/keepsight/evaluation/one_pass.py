@@ -25,6 +25,8 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 25_000  # frames: fewer make numpy's cost per call felt, more leave the cache
+_SEQUENCES = 1_000  # in a block: places are counted in float32, which is exact up to 2**24
+_PLACES = (22, 52, 52)  # 21 and 51 thresholds have so many places between and around them
 _EPS = float(np.finfo(np.float64).eps)
 _TINY = 1e-16
 _SMALL = 1e-6  # pixels
@@ -46,7 +48,7 @@ class _Block:
     spans: tuple[tuple[int, int], ...]
     """First frame and the one behind the last, of each sequence."""
     base: npt.NDArray[np.float32]
-    """(3, n) where the counts of a frame's sequence begin: overlap, centre error, normalised error."""
+    """(2, n) where the counts of a frame's sequence begin: overlap with centre error, and normalised error."""
     box: Array
     """(4, n) x, y, w, h; 1, 1, 1, 1 where it is not used."""
     right: Array
@@ -110,9 +112,9 @@ class Truth:
     def blocks(self) -> Iterator[_Block]:
         """The sequences in groups, with everything that can be computed without predictions; each overwrites the last."""
         first, frames, most = 0, 0, int(max(_BLOCK, self.lengths.max(initial=0)))
-        space = np.empty((13, most)), np.empty((3, most), np.float32)
+        space = np.empty((13, most)), np.empty((2, most), np.float32)
         for i, length in enumerate(self.lengths):
-            if frames and frames + length > _BLOCK:
+            if frames and (frames + length > _BLOCK or i - first == _SEQUENCES):
                 yield _block(self, first, i, space)
                 first, frames = i, 0
             frames += int(length)
@@ -246,8 +248,9 @@ def _block(truth: Truth, first: int, last: int, space: tuple[Array, npt.NDArray[
     infinite = [both, both] if rule.norm_what == "difference" else never
     centre[:, np.flatnonzero(infinite[0])] = _FAR
     norm_centre[:, np.flatnonzero(infinite[1])] = _FAR
+    pair = _PLACES[0] * _PLACES[1]
     for i, (start, stop) in enumerate(spans):
-        base[:, start:stop] = [[22 * i], [22 * len(spans) + 52 * i], [74 * len(spans) + 52 * i]]
+        base[:, start:stop] = [[pair * i], [pair * len(spans) + _PLACES[2] * i]]
     in_denominator = scored & valid if rule.denominator == "valid" else scored
     return _Block(
         first=first,
@@ -394,7 +397,7 @@ class _Work:
         self._rows = np.empty((11, frames))
         self._small = np.empty((6, frames), np.float32)
         self._bools = np.empty((2, frames), bool)
-        self._index = np.empty((3, frames), np.int32)
+        self._index = np.empty((2, frames), np.int32)
         # numpy compares with an array several times as fast as with a number
         self._zeros = np.zeros((2, frames))
         self._beyond = np.repeat(np.array([[20.5], [50.5], [50.5]], np.float32), frames, axis=1)
@@ -567,12 +570,16 @@ def _count(
         if near.any():
             ties = np.flatnonzero(near)
             whole[row, ties] = np.searchsorted(grids[row], values[ties], side="left")
-    whole += block.base
-    np.copyto(work.index, whole, casting="unsafe")
+    # overlap and centre error are counted in pairs: one table for two curves costs less than two
+    whole[0] *= _PLACES[1]
+    whole[1] += whole[0]
+    whole[1:] += block.base
+    np.copyto(work.index, whole[1:], casting="unsafe")
     sequences = len(block.lengths)
-    counts = np.bincount(work.index.reshape(-1), minlength=sequences * 126)
-    edges = (0, sequences * 22, sequences * 74, sequences * 126)
-    return [counts[a:b].reshape(sequences, -1) for a, b in itertools.pairwise(edges)]
+    pairs = sequences * _PLACES[0] * _PLACES[1]
+    counts = np.bincount(work.index.reshape(-1), minlength=pairs + sequences * _PLACES[2])
+    table = counts[:pairs].reshape(sequences, *_PLACES[:2])
+    return [table.sum(axis=2), table.sum(axis=1), counts[pairs:].reshape(sequences, -1)]
 
 
 def _count_carefully(values: Array, grid: Array, block: _Block, side: Literal["left", "right"]) -> npt.NDArray[np.intp]:
