@@ -42,6 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with VideoWriter(sequence / "video.mp4", clip.fps) as video:
         for frame in clip:
             video.write(frame.image)
+    rows = [",".join(map(str, box)) for box in clip.boxes]
+    (sequence / "groundtruth.txt").write_text("\n".join(rows) + "\n")
     torch.manual_seed(0)
     config = network_config("prdimp18")
     header = WeightsHeader("dimp", "prdimp18", dataclasses.asdict(config))
