@@ -142,5 +142,15 @@ class Wrong(Still):
         return (1, 2, 3)
 
 
+class Points(Still):
+    def update(self, image):
+        return [[1, 2], [3, 4]]
+
+
+class Exits(Still):
+    def update(self, image):
+        raise SystemExit(3)
+
+
 class NoTracker:
     pass

@@ -530,3 +530,23 @@ def test_weights_list_info_convert(
     assert "1 missing" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
     assert main(["weights", "info", str(tmp_path / "absent.pth")]) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["eval", "--help"]])
+def test_output_that_cannot_be_written(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "keepsight", *words], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert b"No space left on device; free some space" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes as on POSIX")
+def test_a_reader_of_the_help_may_stop_early() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "keepsight", "eval", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == b""

@@ -30,6 +30,7 @@ def vot(root: Path, names: tuple[str, ...] = ("bag",), n: int = 3) -> Path:
     for name in names:
         (root / name / "color").mkdir(parents=True)
         (root / name / "groundtruth.txt").write_text("4,4,9,9\n" * n)
+        (root / name / "anchor.value").write_text("1\n" + "0\n" * (n - 1))
         (root / name / "sequence").write_text(f"length={n}\nchannels.color=color/%08d.jpg\n")
         for i in range(n):
             cv2.imwrite(str(root / name / "color" / f"{i + 1:08d}.jpg"), np.full((24, 32, 3), 90, np.uint8))
@@ -81,6 +82,18 @@ def test_check_of_a_complete_copy(tmp_path: Path, capsys: Capture) -> None:
 def test_check_without_a_published_number(tmp_path: Path, capsys: Capture) -> None:
     assert main(["data", "check", "vot2022", "--data-root", str(vot(tmp_path))]) == 0
     assert "nothing is wrong (how many sequences there should be is not known)" in capsys.readouterr().out
+
+
+def test_check_of_a_multi_start_set_without_anchors(tmp_path: Path, capsys: Capture) -> None:
+    (vot(tmp_path) / "bag/anchor.value").unlink()
+    assert main(["data", "check", "vot2022", "--data-root", str(tmp_path)]) == 2
+    assert "bag: no anchors (anchor.value)" in capsys.readouterr().out
+
+
+def test_check_that_finds_no_sequence(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a/groundtruth.txt").mkdir(parents=True)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "nothing is wrong" not in capsys.readouterr().out
 
 
 def test_check_of_an_incomplete_copy(tmp_path: Path, capsys: Capture) -> None:
@@ -193,3 +206,11 @@ def test_help_names_the_options(capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert "--frames" in out
     assert "--data-root DIR" in out
+
+
+def test_check_of_a_folder_of_ones_own(tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "videos" / "a"
+    folder.mkdir(parents=True)
+    (folder / "groundtruth.txt").write_text("1,2,3,inf\n1,2,3,4\n")
+    assert main(["data", "check", str(tmp_path / "videos")]) == 2
+    assert "groundtruth.txt, line 1: [1.0, 2.0, 3.0, inf] are no pixels" in capsys.readouterr().out

@@ -77,6 +77,26 @@ def test_bad_annotations_are_named_and_the_rest_is_scored(data, tmp_path, capsys
     assert "left out" in out
 
 
+def test_a_changed_first_box_is_tracked_again(data, tmp_path, capsys):
+    words = ["eval", STILL, str(data), "--results", str(tmp_path / "r"), *SERIAL, "--no-score"]
+    assert main(words) == 0
+    truth = data / "group/b/groundtruth.txt"
+    truth.write_text("\n".join(["1,2,30,40", *truth.read_text().splitlines()[1:]]))
+    assert main(words) == 0
+    assert "1 runs tracked in 0:00, 2 were there" in capsys.readouterr().err
+    assert files(tmp_path / "r")["videos/ope/Still/group/b_001.txt"].splitlines()[2] == b"1,2,30,40"
+
+
+def test_a_result_stays_when_its_annotation_is_damaged_later(data, tmp_path, capsys):
+    words = ["eval", STILL, str(data), "--results", str(tmp_path / "r"), *SERIAL, "--no-score"]
+    assert main(words) == 0
+    before = files(tmp_path / "r")
+    (data / "group/b/groundtruth.txt").write_text("x")
+    assert main(words) == 2
+    assert "groundtruth.txt, line 1" in capsys.readouterr().err
+    assert files(tmp_path / "r") == before
+
+
 def test_hidden_ground_truth_is_not_scored(tmp_path, capsys):
     data = write_folder(tmp_path / "videos", {"a": 5})
     first = (data / "a/groundtruth.txt").read_text().splitlines()[0]
@@ -93,6 +113,8 @@ def test_hidden_ground_truth_is_not_scored(tmp_path, capsys):
         (["dimp-light", "DATA"], "did you mean 'dimp-lite'"),
         (["dimp-lite", "otb10"], "did you mean 'otb100'"),
         (["dimp-lite"], "no data set is named"),
+        (["dimp-lite", ""], "the name of a data set is empty"),
+        (["dimp-lite", "/nowhere/videos"], "/nowhere/videos does not exist"),
         (["dimp-lite", "DATA", "--rule", "present", "--protocol", "longterm"], "--protocol ope"),
         (["dimp-lite", "DATA", "--rule", "presnt"], "did you mean 'present'"),
         (["dimp-lite", "DATA", "--only", "nothing"], "no sequence of videos matches 'nothing'"),
@@ -217,6 +239,7 @@ def test_sigterm_stops_soon_and_says_what_is_kept(tmp_path):
     assert time.monotonic() - asked < 10
     assert process.returncode == 143
     assert b"goes on from there" in err
+    assert b"before the first frame" not in err
     assert not list((tmp_path / "r").rglob(".locks"))
 
 

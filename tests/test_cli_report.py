@@ -43,6 +43,7 @@ def fill(folder: Path, tracker: str, shift: float, frames: int | None = None) ->
     store.begin(Manifest(tracker, tracker, {"version": "1"}, "mydata", "ope", "", frames=frames, seed=7))
     for number, name in enumerate(("car", "dog", "cat")):
         boxes = truth(number) + np.array([shift * (number + 1), 0, 0, 0])
+        boxes[0] = truth(number)[0]
         seconds = np.full(FRAMES, 0.05)
         store.write(Key(tracker, "mydata", "ope", name), Run(boxes[:frames], seconds=seconds[:frames]))
 
@@ -186,3 +187,23 @@ def test_damaged_results_are_named(
     assert main(["report", str(results), "--data", str(data), "--out", str(tmp_path / "out")]) == 2
     assert "car_001.txt" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_annotation_that_cannot_be_read_leaves_its_sequence_out(
+    results: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "dog/groundtruth.txt").write_text("1,2,3\n")
+    out = tmp_path / "out"
+    assert main(["report", str(results), "--data", str(data), "--out", str(out), "--formats", "csv"]) == 0
+    assert "dog/groundtruth.txt, line 1 has 3 numbers" in capsys.readouterr().err
+    assert "dog is left out" in rows(out)["near"]["note"]
+
+
+def test_results_of_an_annotation_that_was_changed_since_are_refused(
+    results: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth_file = data / "dog/groundtruth.txt"
+    truth_file.write_text("\n".join(["1,2,30,40", *truth_file.read_text().splitlines()[1:]]))
+    given = ["report", str(results), "--data", str(data), "--out", str(tmp_path / "out"), "--formats", "csv"]
+    assert main(given) == 2
+    assert "the annotation's first box is (1.0, 2.0, 30.0, 40.0) now" in capsys.readouterr().err

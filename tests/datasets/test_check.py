@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import layouts
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from keepsight.datasets.check import CheckReport, check, list_datasets
+from keepsight.datasets.masks import save_indexed_png
 from keepsight.errors import InputError
 
 
@@ -56,7 +58,7 @@ def test_a_complete_copy_is_ok(tmp_path: Path) -> None:
         (lambda s: layouts.write(s / "groundtruth.txt", [[np.nan] * 4] * 4), r"the first frame's box is nan, nan"),
         (
             lambda s: layouts.write(s / "groundtruth.txt", [[1, 2, 3, 4]] * 3 + [[np.inf] * 4]),
-            r"infinite numbers in 1 rows",
+            r"line 4: [inf, inf, inf, inf] are no pixels",
         ),
         (lambda s: (s / "out_of_view.txt").unlink(), r"out_of_view.txt"),
         (lambda s: (s / "full_occlusion.txt").write_text("0,0"), r"full_occlusion.txt has 2 numbers"),
@@ -146,3 +148,33 @@ def test_list(tmp_path: Path, lasot: Path) -> None:
     assert (status["otb100"].root, status["otb100"].sequences, status["otb100"].problem) == (None, None, "")
     assert status["got10k"].sequences is None
     assert "nonsense" in status["got10k"].problem
+
+
+def test_first_boxes_that_say_something(tmp_path: Path) -> None:
+    layouts.own(tmp_path, "outside", rows=layouts.boxes(4) + np.array([90, 0, 0, 0]))
+    layouts.own(tmp_path, "hidden", rows=layouts.boxes(1))
+    report = check("folder", tmp_path)
+    assert "91, 2, 10, 8 lies outside the picture of 24x16" in messages(report, "outside")
+    assert not messages(report, "hidden")
+    assert "only the first frame has a box" in messages(report, "hidden", "note")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_only_files_are_images(tmp_path: Path) -> None:
+    layouts.own(tmp_path, "a")
+    image = tmp_path / "a/img/00002.jpg"
+    image.unlink()
+    image.mkdir()
+    assert "1 of 4 images are missing (between): 00002.jpg" in messages(check("folder", tmp_path), "a")
+    image.rmdir()
+    image.symlink_to(tmp_path / "nowhere")
+    assert "1 of 4 images are missing (between): 00002.jpg" in messages(check("folder", tmp_path), "a")
+
+
+def test_an_empty_first_mask_is_no_start(tmp_path: Path) -> None:
+    for i in range(3):
+        layouts.picture(tmp_path / f"JPEGImages/frog/{i}.png", i)
+        ids = np.zeros((layouts.HEIGHT, layouts.WIDTH), np.uint8)
+        ids[2:5, 2:5] = int(i > 0)
+        save_indexed_png(tmp_path / f"GroundTruth/frog/{i}.png", ids)
+    assert "the first frame's box is nan, nan, nan, nan" in messages(check("segtrackv2", tmp_path), "frog")

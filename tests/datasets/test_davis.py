@@ -163,3 +163,13 @@ def test_damage(tmp_path: Path) -> None:
         davis.read_davis(tmp_path)
     with pytest.raises(InputError, match=r"there is no .*train\.txt"):
         davis.read_davis(tmp_path, "train")
+
+
+def test_a_lost_picture_does_not_make_the_video_shorter(tmp_path: Path) -> None:
+    (make(tmp_path) / "JPEGImages/480p/car/00001.jpg").unlink()
+    with pytest.raises(InputError, match=r"has a mask 00001\.png, but there is no picture"):
+        _ = open_dataset("davis2017", tmp_path)["car"].boxes
+
+
+def test_an_incomplete_copy_says_so(tmp_path: Path) -> None:
+    assert open_dataset("davis2017", make(tmp_path)).notes == ("davis2017: only 1 of 30 sequences are there",)

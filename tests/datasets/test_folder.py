@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -184,3 +186,10 @@ def test_real_frames_and_masks(real: Dataset) -> None:
             assert mask.shape == sequence.frames[0].shape[:2]
             rows, columns = np.nonzero(mask)
             assert (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) == (x, y, w, h)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are always text")
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    layouts.own(tmp_path, os.fsdecode(b"a\xffb"))
+    with pytest.raises(InputError, match=r"a\\udcffb' is not UTF-8 text; rename"):
+        open_dataset("folder", tmp_path)

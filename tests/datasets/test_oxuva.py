@@ -114,6 +114,7 @@ def test_opening_reads_no_annotation_and_no_image(tmp_path: Path) -> None:
         ("vid0000,obj0000,2,62,0.3,0.1,0.2,0.6", "line 1: .*xmin <= xmax"),
         ("vid0000,obj0000,2,62,nan,0.3,0.2,0.6", "line 1: .*xmin <= xmax"),
         ("vid0000,obj0000,62,2,0.1,0.3,0.2,0.6", "line 1: .*before the first"),
+        ("vid0000,obj0000,2,62,0.1,30,0.2,0.6", "line 1: .*not fractions"),
         ("vid0000;obj0000;2;62;0.1;0.3;0.2;0.6", "line 1: .*1 cells instead of 8"),
         ("", "is empty"),
     ],

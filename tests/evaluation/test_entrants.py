@@ -149,7 +149,12 @@ def test_classes_that_cannot_be_used(name, message, python):
 
 def test_wrong_answers_and_errors_are_named():
     frames, _ = pictures(2)
-    for name, message in (("Wrong", "expected four numbers"), ("Raises", "ValueError: no such thing")):
+    for name, message in (
+        ("Wrong", "expected four numbers"),
+        ("Points", "expected four numbers"),
+        ("Raises", "ValueError: no such thing"),
+        ("Exits", "SystemExit: 3"),
+    ):
         entrant = parse_entrant(tracker(name)).open()
         entrant.init(frames[0], BOX)
         with pytest.raises(TrackerError, match=message):

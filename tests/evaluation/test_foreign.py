@@ -18,6 +18,8 @@ from keepsight.datasets.vot import read_vot
 from keepsight.errors import InputError, VideoError
 from keepsight.evaluation import file_tree
 from keepsight.evaluation.foreign import LAYOUTS, ForeignResults, read_results
+from keepsight.evaluation.formats import export
+from keepsight.evaluation.runs import Run
 from keepsight.evaluation.score import score
 from keepsight.evaluation.vot_files import read_vot_results
 from keepsight.regions import Code, Polygon, Rectangle, Special, format_region
@@ -137,6 +139,36 @@ def test_vot_codes_confidences_and_experiments(tmp_path: Path) -> None:
     assert (check_name.layout, check_name.tracker) == ("vot", "T")
     with pytest.raises(InputError, match="no experiment 'realtime'"):
         read_results(tmp_path / "T", dataset("s"), experiment="realtime")
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_repetitions_that_count_from_0_or_1(tmp_path: Path, start: int) -> None:
+    files = {f"baseline/s/s_{start + k:03d}.txt": f"1\n{k},20,5,5\n" for k in range(3)}
+    put(tmp_path / "T", files | {"baseline/s/s_time.txt": "1,2,3\n" * 2})
+    found = read_results(tmp_path / "T", dataset("s", count=2)).runs["s"]
+    assert [(run.boxes[1, 0], run.seconds[1]) for run in found] == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_two_trackers_in_a_zip_and_links_in_a_folder(tmp_path: Path) -> None:
+    both = zipped(tmp_path / "both.zip", {"A/s.txt": text(), "B/s.txt": text()})
+    with pytest.raises(InputError, match="holds results of A, B; give"):
+        read_results(both, dataset("s"))
+    check(read_results(both, dataset("s"), tracker="B"), "otb", "B")
+    put(tmp_path, {"outside/secret.txt": "root:x:0\n"})
+    (tmp_path / "C").mkdir()
+    (tmp_path / "C" / "loop").symlink_to(tmp_path / "C")
+    (tmp_path / "C" / "s.txt").symlink_to(tmp_path / "outside" / "secret.txt")
+    with pytest.raises(InputError, match=r"s\.txt, line 1"):
+        read_results(tmp_path / "C", dataset("s"))
+
+
+def test_relative_corners_are_not_taken_for_pixels(tmp_path: Path) -> None:
+    tracks = {"v_o": sequence("v_o", Annotation(boxes=np.full((5, 4), 30.0)), 5)}
+    put(tmp_path / "T", {"v_o.csv": "v,o,1,present,0.5,0.1,0.3,0.2,0.6\n"})
+    with pytest.raises(InputError, match="fractions of the image, whose size is not known"):
+        read_results(tmp_path / "T", tracks)
+    with pytest.raises(InputError, match="fractions of the image, whose size is not known"):
+        export("oxuva", tracks, {"v_o": [Run(np.full((5, 4), 30.0))]}, tmp_path / "out")
 
 
 def test_vot_anchors(tmp_path: Path) -> None:

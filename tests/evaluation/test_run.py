@@ -380,7 +380,8 @@ def test_real_engines(tmp_path, name, monkeypatch):
 
 
 def test_sequences_that_cannot_travel_are_named(tmp_path):
-    data = dataset(replace(sequence("a", 4), read=lambda: None), sequence("b", 4))
+    truth = sequence("a", 4).annotation
+    data = dataset(replace(sequence("a", 4), read=lambda: truth), sequence("b", 4))
     report = run([STILL], data, results=tmp_path, processes=1, devices=["cpu"])
     assert report.tracked == 1
     assert "could not be run in a worker" in report.failures[0].reason

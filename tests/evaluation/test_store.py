@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import sequence
 
 from keepsight.errors import InputError
 from keepsight.evaluation import store as store_module
@@ -95,7 +97,7 @@ def test_equal_runs_make_equal_files(store, tmp_path):
 @settings(max_examples=60)
 def test_any_number_keeps_its_digits(numbers):
     text = store_module._format(KEY, Run(boxes=np.array([numbers])))
-    rows, _ = store_module._parse(text.encode(), store_module.Path("x"))
+    rows, _ = store_module._parse(text.encode(), store_module.Path("x"), "otb100/David, repetition 1")
     np.testing.assert_array_equal(rows, [numbers])
 
 
@@ -129,9 +131,44 @@ def test_changes_are_noticed_and_line_ends_are_not(store):
 
 def test_length_must_fit_the_sequence(store):
     store.write(KEY, a_run(3))
-    assert store.frames_done(KEY) == 3
+    assert store.is_done(KEY, 3)
     assert not store.is_done(KEY, 4)
-    assert store.frames_done(Key("mine", "otb100", "ope", "Girl")) is None
+    assert not store.is_done(Key("mine", "otb100", "ope", "Girl"), 3)
+
+
+def test_a_run_that_was_started_with_another_box_is_not_done(store):
+    first = tuple(a_run(3).boxes[0].tolist())
+    store.write(KEY, a_run(3))
+    assert store.is_done(KEY, 3, first)
+    assert not store.is_done(KEY, 3, (*first[:3], first[3] + 1))
+
+
+def test_the_file_of_another_sequence_is_refused(store):
+    girl = replace(KEY, sequence="Girl")
+    store.path(girl).write_bytes(store.write(KEY, a_run(3)).read_bytes())
+    with pytest.raises(ResultsError, match="holds the result of otb100/David, repetition 1, not of otb100/Girl"):
+        store.read(girl)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\u2028b", "tab\t", "Ünï cödé [x]*"])
+def test_odd_names_of_sequences(store, name):
+    key = replace(KEY, sequence=name)
+    store.write(key, a_run(3))
+    assert store.is_done(key, 3)
+
+
+def test_a_directory_in_a_files_place_is_named(store):
+    path = store.path(KEY)
+    path.mkdir(parents=True)
+    with pytest.raises(ResultsError, match=re.escape(f"{path} cannot be read")):
+        store.read(KEY)
+    with pytest.raises(ResultsError, match=re.escape(f"{path} cannot be replaced")):
+        store.discard(KEY)
+    path.rmdir()
+    store.write(KEY, a_run(3))
+    store.time_path(KEY).mkdir()
+    with pytest.raises(ResultsError, match=re.escape(f"{store.time_path(KEY)} cannot be read")):
+        store.read(KEY)
 
 
 def test_damaged_times_are_a_named_error(store):
@@ -182,10 +219,12 @@ def test_any_name_stays_below_the_root_and_is_kept_apart(store, name):
 
 def test_repetitions_with_a_gap(store):
     for number in (1, 3, 12):
-        store.write(Key("mine", "otb100", "ope", "David", number), a_run(number + 1))
+        run = a_run(number + 1)
+        run.boxes[0] = sequence().first_box
+        store.write(Key("mine", "otb100", "ope", "David", number), run)
     store.write(Key("mine", "otb100", "ope", "David_001", 2), a_run(9))
     assert [len(r.boxes) for r in store.repetitions(KEY)] == [2, 4, 13]
-    runs = read_runs(store, "mine", "otb100", "ope", [type("S", (), {"name": n}) for n in ("David", "Girl")])
+    runs = read_runs(store, "mine", "otb100", "ope", [sequence(n) for n in ("David", "Girl")])
     assert list(runs) == ["David"]
 
 
@@ -218,6 +257,26 @@ def test_overwriting_waits_for_others(store):
         store.begin(other, overwrite=True)
     claim.release()
     store.begin(other, overwrite=True)
+
+
+def test_results_without_a_manifest_are_not_adopted(store):
+    store.begin(MANIFEST)
+    store.write(KEY, a_run(3))
+    (store.folder("otb100", "ope", "mine") / "run.json").unlink()
+    with pytest.raises(ResultsError, match=r"results without a run\.json"):
+        store.begin(MANIFEST)
+    assert store.is_done(KEY, 3)
+    store.begin(MANIFEST, overwrite=True)
+    assert not store.is_done(KEY, 3)
+
+
+@pytest.mark.parametrize("change", [{"frames": "x"}, {"identity": 3}, {"identity": {"a": 1}}, {"seed": None}])
+def test_a_manifest_of_wrong_types_is_a_named_error(store, change):
+    store.begin(MANIFEST)
+    path = store.folder("otb100", "ope", "mine") / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ResultsError, match=r"run\.json"):
+        store.begin(MANIFEST)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other", "version": 1}', '{"format": "keepsight run"}'])

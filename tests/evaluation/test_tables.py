@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from fabricate import METRICS, many, ope_scores, vot_scores
+from fabricate import METRICS, VOT_METRICS, many, ope_scores, vot_scores
 
 from keepsight.errors import InputError
 from keepsight.evaluation.groups import group_scores, print_value
@@ -105,6 +105,21 @@ def test_latex_is_booktabs_with_escaped_names() -> None:
 def test_latex_escape_leaves_no_special_letter() -> None:
     assert latex_escape("$x_1^2$") == r"\$x\_1\textasciicircum{}2\$"
     assert latex_escape("plain 1.0") == "plain 1.0"
+    # at the start of a row these would be read as options of the row's end before it
+    assert latex_escape("[b]*") == "{[}b{]}{*}"
+
+
+def test_a_number_of_another_meaning_is_not_shown_beside_ours() -> None:
+    """VOT's R is 100 x failures / frames under one rule and a chance, larger is better, under another."""
+    known = {"EAO": 0.4, "A": 0.6, "R": 0.5}
+    one = Scores("a", "vot2018", "vot-supervised", VOT_METRICS, known, ())
+    for rule, shown in (("vot-supervised", True), ("vot-supervised-py", False)):
+        rows = group_scores([replace(one, rule=rule)])[0].published()
+        assert rows
+        assert any("R" in row.values for row in rows) == shown
+        assert any("EAO" in row.values for row in rows)
+    assert "in percent" not in latex_table([one])
+    assert "in percent" in latex_table([fixed("a", 0.5)])
 
 
 def test_csv_keeps_all_digits_and_says_who_printed_what() -> None:

@@ -220,6 +220,7 @@ def test_mean_over_objects_not_over_sequences_and_attributes() -> None:
     assert found.attributes["OCC"]["J"] == 0
     assert found.attribute_sizes == {"OCC": 1}
     assert found.sequences[0].values["J/2"] == 1
+    assert [s.weight for s in found.sequences] == [2, 1]  # in paired tests
 
 
 def test_sequences_without_result_are_left_out_and_named() -> None:

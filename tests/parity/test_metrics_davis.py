@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from agreement import agree, load, toolkit_name
 
 from keepsight.datasets.davis import read_davis
 from keepsight.datasets.sequence import Sequence
@@ -28,9 +28,10 @@ def folder(golden: Path) -> Path:
     return path
 
 
-def expected(folder: Path, pattern: str) -> dict[str, Any]:
+def expected(folder: Path, pattern: str) -> tuple[Any, Any]:
+    """The file's content, and :func:`agree` under the name of its toolkit."""
     (path,) = (folder / "expected").glob(pattern)
-    return json.loads(path.read_text())
+    return load(path), partial(agree, toolkit=toolkit_name(folder.parents[1], path.name), rule="davis2017")
 
 
 @pytest.fixture(scope="module")
@@ -63,64 +64,68 @@ def objects(scores: Scores) -> dict[str, Mapping[str, float]]:
 
 
 def test_every_frame(folder: Path, scores: dict[str, Scores]) -> None:
-    (path,) = (folder / "expected").glob("davis2017_per_frame.npz")
+    want, meets = expected(folder, "davis2017_per_frame.npz")
     seen = 0
-    with np.load(path) as want:
-        for key in want:
-            tracker, name, number, what = key.split("/")
-            part = next(s for s in scores[tracker].sequences if s.name == name)
-            got = part.per_frame[f"{what[0]}/{number}"]
-            np.testing.assert_allclose(got[0], want[key], rtol=0, atol=TOLERANCE, err_msg=key)
-            seen += 1
+    for key in want:
+        tracker, name, number, what = key.split("/")
+        part = next(s for s in scores[tracker].sequences if s.name == name)
+        got = part.per_frame[f"{what[0]}/{number}"]
+        meets(got[0], want[key], TOLERANCE, what=f"{what[0]} per frame", where=key)
+        seen += 1
     assert seen == sum(len(s.per_frame) for one in scores.values() for s in one.sequences) > 0
 
 
 def test_means_recalls_and_decays(folder: Path, scores: dict[str, Scores]) -> None:
-    want = expected(folder, "davis2017_evaluation_*.json")
+    want, meets = expected(folder, "davis2017_evaluation_*.json")
     assert set(want) == set(scores)
     for tracker, entry in want.items():
-        assert abs(scores[tracker].values["J&F"] - entry["J&F-Mean"]) <= TOLERANCE
+        meets(scores[tracker].values["J&F"], entry["J&F-Mean"], TOLERANCE, what="J&F", where=tracker)
         for measure in "JF":
             for word, ours in (("Mean", measure), ("Recall", f"{measure}_recall"), ("Decay", f"{measure}_decay")):
                 got = scores[tracker].values[ours]
-                assert abs(got - entry[f"{measure}-{word}"]) <= TOLERANCE, (tracker, measure, word)
+                meets(got, entry[f"{measure}-{word}"], TOLERANCE, what=f"{measure} {word.lower()}", where=tracker)
 
 
 def test_every_object(folder: Path, scores: dict[str, Scores]) -> None:
-    for tracker, entry in expected(folder, "davis2017_evaluation_*.json").items():
+    want, meets = expected(folder, "davis2017_evaluation_*.json")
+    for tracker, entry in want.items():
         got = objects(scores[tracker])
         assert set(got) == set(entry["J_per_object"])
         for measure in "JF":
             for name, value in entry[f"{measure}_per_object"].items():
-                assert abs(got[name][measure] - value) <= TOLERANCE, (tracker, name, measure)
+                what = f"{measure} mean of each object"
+                meets(got[name][measure], value, TOLERANCE, what=what, where=(tracker, name))
             for i, name in enumerate(entry[f"{measure}_per_object"]):
                 for word in ("recall", "decay"):
                     value = entry[f"{measure}_{word}_per_object"][i]
-                    assert abs(got[name][f"{measure}_{word}"] - value) <= TOLERANCE, (tracker, name, word)
+                    what = f"{measure} {word} of each object"
+                    meets(got[name][f"{measure}_{word}"], value, TOLERANCE, what=what, where=(tracker, name))
 
 
 def test_pytrackings_numbers_are_the_same(folder: Path, scores: dict[str, Scores]) -> None:
-    for tracker, entry in expected(folder, "pytracking_vos_utils.json").items():
+    want, meets = expected(folder, "pytracking_vos_utils.json")
+    for tracker, entry in want.items():
         got = objects(scores[tracker])
         assert set(got) == set(entry)
         for name, values in entry.items():
             for key, value in values.items():
                 measure, word = key.split("-")
                 ours = got[name][measure if word == "Mean" else f"{measure}_{word.lower()}"]
-                assert abs(ours - value) <= TOLERANCE, (tracker, name, key)
+                what = f"{measure} {word.lower()} of each object"
+                meets(ours, value, TOLERANCE, what=what, where=(tracker, name))
 
 
 def test_seen_and_unseen_categories(folder: Path, sequences: dict[str, Sequence]) -> None:
     """The golden rule: object 1 of every sequence is seen; the objects and frames of davis2017."""
     rule = VosRule()
-    for tracker, want in expected(folder, "ytvos_style_own_rule.json")["scores"].items():
+    file, meets = expected(folder, "ytvos_style_own_rule.json")
+    for tracker, want in file["scores"].items():
         runs = read_results(folder / "results" / tracker, sequences).runs
         seen = {name: {k: k == 1 for k in s.annotation.objects} for name, s in sequences.items()}
-        got = score_youtubevos(
-            sequences.values(), runs, tracker=tracker, dataset="youtubevos", rule=rule, seen=seen
-        ).values
+        scores = score_youtubevos(sequences.values(), runs, tracker=tracker, dataset="youtubevos", rule=rule, seen=seen)
+        name = "youtubevos, objects and frames of davis2017"
         for ours, theirs in (("J_seen", "Js"), ("J_unseen", "Ju"), ("F_seen", "Fs"), ("F_unseen", "Fu"), ("G", "G")):
-            assert abs(got[ours] - want[theirs]) <= TOLERANCE, (tracker, ours)
+            meets(scores.values[ours], want[theirs], TOLERANCE, rule=name, what=ours.replace("_", " "), where=tracker)
 
 
 def test_trackeval() -> None:

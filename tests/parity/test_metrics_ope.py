@@ -1,8 +1,7 @@
 """Box metrics against the toolkits' own outputs (golden/metrics/ope and golden/metrics/got10k_val).
 
 ``lasot_toolkit_own_port.json`` is not the LaSOT toolkit's output but somebody's numpy port of it, with thresholds k * 0.05 where
-MATLAB has its own bits: it is compared with that grid put into our rule. The printed reports repeat the scores and are not
-parsed. Everything else in the two folders is compared.
+MATLAB has its own bits: it is compared with that grid put into our rule. Everything in the two folders is compared.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agreement import agree, load, toolkit_name
 
 from keepsight.datasets.frames import NoFrames
 from keepsight.datasets.sequence import Annotation, Sequence
@@ -25,6 +25,7 @@ from keepsight.evaluation.scores import Scores
 from keepsight.text import read_rows
 
 PERCENT_FLOAT32 = 2e-5  # percent points: pytracking's means are float32
+TWO_DECIMALS = 0.00502  # percent points: the printed report, of means in float32
 FRAME = 1e-12
 SCORE = 1e-9
 
@@ -36,16 +37,19 @@ def folder(golden: Path, name: str) -> Path:
     return path
 
 
+opened = cache(load)
+
+
 @cache
-def load(path: Path) -> Any:
-    return json.loads(path.read_text())
+def index(folder: Path) -> Any:
+    return json.loads((folder / "index.json").read_text())
 
 
 def expected(golden: Path, pattern: str) -> list[tuple[str, Any]]:
     files = sorted(folder(golden, "ope").glob(f"expected/{pattern}"))
     if not files:
         pytest.skip(f"no file expected/{pattern} in {golden}/metrics/ope")
-    return [(file.name, load(file)) for file in files]
+    return [(file.name, opened(file)) for file in files]
 
 
 def annotation(group: Path, name: str) -> Annotation:
@@ -65,7 +69,7 @@ def two_decimals(boxes: np.ndarray) -> np.ndarray:
 
 @cache
 def sequences(group: Path, rounded: bool = False) -> tuple[Sequence, ...]:
-    names = load(group.parent / "index.json")["groups"][group.name]
+    names = index(group.parent)["groups"][group.name]
     known = [annotation(group, name) for name in names]
     if rounded:
         known = [replace(a, boxes=two_decimals(a.boxes)) for a in known]
@@ -85,14 +89,6 @@ def score(group: Path, trackers: list[str], rule: str | OPERule, label: str, **o
     return score_ope(found, runs, tracker=trackers[0], dataset=label, rule=rule, confidence=None, **options)
 
 
-def close(ours: Any, theirs: Any, tolerance: float, what: str) -> None:
-    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    assert ours.shape == theirs.shape, what
-    infinite = ~np.isfinite(theirs)
-    np.testing.assert_array_equal(ours[infinite], theirs[infinite], err_msg=what)
-    np.testing.assert_allclose(ours[~infinite], theirs[~infinite], atol=tolerance, rtol=0, err_msg=what)
-
-
 def test_threshold_grids_to_the_bit(golden: Path) -> None:
     ((_, grids),) = expected(golden, "threshold_grids_hex.json")
     ours = {
@@ -104,7 +100,25 @@ def test_threshold_grids_to_the_bit(golden: Path) -> None:
     }
     assert {name.split()[0] for name in grids} == set(ours)
     for name, bits in grids.items():
-        assert ours[name.split()[0]].tolist() == [float.fromhex(b) for b in bits], name
+        word = name.split()[0]
+        agree(
+            ours[word],
+            [float.fromhex(b) for b in bits],
+            0,
+            toolkit=toolkit_name(
+                golden, {"got10k": "got10k pypi", "GOT-10k": "got10k pypi", "norm": "pytracking"}.get(word, word)
+            ),
+            rule={"got10k": "got10k-ope", "GOT-10k": "got10k", "norm": "pytracking"}.get(word, word),
+            what="thresholds, normalised precision" if word == "norm" else "thresholds, success",
+            where=name,
+        )
+    for name, _, _, e in pytracking_groups(golden):
+        if "threshold_set_overlap_float64" in e:
+            want = e["threshold_set_overlap_float64"]
+            toolkit = toolkit_name(golden, "pytracking")
+            agree(
+                ours["pytracking"], want, 0, toolkit=toolkit, rule="pytracking", what="thresholds, success", where=name
+            )
 
 
 def pytracking_groups(golden: Path) -> list[tuple[str, str, Path, dict[str, Any]]]:
@@ -125,20 +139,65 @@ NUMBERS = {"AUC": "AUC", "OP50": "OP50", "OP75": "OP75", "Precision": "P20", "No
 CURVES = {"success_curve": "success", "precision_curve": "precision", "norm_precision_curve": "norm_precision"}
 
 
-def compare_pytracking(scores: Scores, theirs: dict[str, Any], place: int, what: str) -> None:
+SHOWN = {"success": "success curve", "precision": "precision curve", "norm_precision": "normalised precision curve"}
+
+
+def compare_pytracking(scores: Scores, theirs: dict[str, Any], place: int, toolkit: str, where: str, kind: str) -> None:
     for name, values in theirs.items():
         ours = scores.values[NUMBERS[name]] if name in NUMBERS else scores.curves[CURVES[name]].y
-        close(100 * np.asarray(ours), values[place], PERCENT_FLOAT32, f"{what} {name}")
+        what = (NUMBERS[name] if name in NUMBERS else SHOWN[CURVES[name]]) + kind
+        agree(
+            100 * np.asarray(ours),
+            values[place],
+            PERCENT_FLOAT32,
+            toolkit=toolkit,
+            rule=scores.rule,
+            what=what,
+            where=where,
+        )
 
 
 def test_pytracking_scores(golden: Path) -> None:
+    toolkit = toolkit_name(golden, "pytracking")
     for name, rule, group, e in pytracking_groups(golden):
         for place, tracker in enumerate(e["tracker_order"]):
             scores = score(group, [tracker], rule, e["dataset_label"])
-            compare_pytracking(scores, e["scores_percent_float32"], place, f"{name} {tracker}")
+            compare_pytracking(scores, e["scores_percent_float32"], place, toolkit, f"{name} {tracker}", "")
             for part in scores.sequences:
                 mean = e["avg_overlap_per_seq_tracker_float64"][part.name][place]
-                close(part.values["mean_overlap"], mean, FRAME, f"{name} {tracker} {part.name}")
+                agree(
+                    part.values["mean_overlap"],
+                    mean,
+                    FRAME,
+                    toolkit=toolkit,
+                    rule=scores.rule,
+                    what="mean overlap of each sequence",
+                    where=f"{name} {tracker} {part.name}",
+                )
+
+
+def test_pytracking_printed_report(golden: Path) -> None:
+    """Two decimals of percent, one line per tracker in order, under a line of column names."""
+    columns = ["AUC", "OP50", "OP75", "Precision", "Norm Precision"]
+    for name, rule, group, e in pytracking_groups(golden):
+        lines = [[cell.strip() for cell in line.split("|")] for line in e["printed_report"].splitlines() if "|" in line]
+        head, rows = lines[0], lines[1:]
+        assert head[1:-1] == columns
+        assert len(rows) == len(e["tracker_order"])
+        for tracker, row in zip(e["tracker_order"], rows, strict=True):
+            assert row[0].replace("_default", "") == tracker
+            scores = score(group, [tracker], rule, e["dataset_label"])
+            for column, printed in zip(columns, row[1:-1], strict=True):
+                key = NUMBERS[column.replace(" ", "")]
+                agree(
+                    100 * scores.values[key],
+                    float(printed),
+                    TWO_DECIMALS,
+                    toolkit=toolkit_name(golden, "pytracking"),
+                    rule=scores.rule,
+                    what=f"{key} as printed",
+                    where=f"{name} {tracker}",
+                )
 
 
 def test_pytracking_merged_runs(golden: Path) -> None:
@@ -147,15 +206,18 @@ def test_pytracking_merged_runs(golden: Path) -> None:
             trackers = [t for t in e["tracker_order"] if t == merged or t[: -len("_000")] == merged]
             scores = score(group, trackers, rule, e["dataset_label"])
             assert scores.repetitions == len(trackers)
-            compare_pytracking(scores, e["merged_scores_percent_float32"], place, f"{name} {merged}")
+            toolkit = toolkit_name(golden, "pytracking")
+            theirs = e["merged_scores_percent_float32"]
+            compare_pytracking(scores, theirs, place, toolkit, f"{name} {merged}", ", merged runs")
 
 
 def test_pytracking_every_frame_and_every_curve(golden: Path) -> None:
     ((_, labels),) = expected(golden, "pytracking.json")
     path = folder(golden, "ope") / "expected" / "pytracking_per_frame.npz"
-    stored = dict(np.load(path))
+    stored = load(path)
+    toolkit = toolkit_name(golden, "pytracking")
     seen = 0
-    for group, names in load(path.parents[1] / "index.json")["groups"].items():
+    for group, names in index(path.parents[1])["groups"].items():
         order = labels[group]["tracker_order"]
         for place, tracker in enumerate(order):
             scores = score(
@@ -164,17 +226,33 @@ def test_pytracking_every_frame_and_every_curve(golden: Path) -> None:
             for part in scores.sequences:
                 where = f"{group}/{part.name}"
                 for theirs, ours in (("overlap", "overlap"), ("center", "centre_error"), ("center_norm", "norm_error")):
-                    close(
+                    agree(
                         part.per_frame[ours][0],
                         stored[f"{where}/{tracker}/{theirs}"],
                         FRAME,
-                        f"{where}/{tracker}/{theirs}",
+                        toolkit=toolkit,
+                        rule="pytracking",
+                        what=f"{ours.replace('_', ' ')} per frame",
+                        where=f"{where}/{tracker}",
                     )
-                valid = stored[f"{where}/{tracker}/valid"]
-                assert ((part.per_frame["overlap"][0] >= 0) == valid).all(), where
+                agree(
+                    part.per_frame["overlap"][0] >= 0,
+                    stored[f"{where}/{tracker}/valid"],
+                    0,
+                    toolkit=toolkit,
+                    rule="pytracking",
+                    what="valid frames, per frame",
+                    where=f"{where}/{tracker}",
+                )
                 for theirs, ours in CURVES.items():
-                    np.testing.assert_array_equal(
-                        part.curves[ours].astype(np.float32), stored[f"{where}/{theirs}"][place]
+                    agree(
+                        part.curves[ours].astype(np.float32),
+                        stored[f"{where}/{theirs}"][place],
+                        0,
+                        toolkit=toolkit,
+                        rule="pytracking",
+                        what=f"{SHOWN[ours]} of each sequence",
+                        where=f"{where}/{tracker}",
                     )
                 seen += 4
         seen += len(CURVES) * len(names)
@@ -194,12 +272,20 @@ def test_pysot(golden: Path) -> None:
             ours |= {theirs: scores.curves[key].y for theirs, key in CURVES.items()}
             assert set(e) == {*ours, "seq"}
             for key, value in ours.items():
-                close(value, e[key], SCORE, f"{name} {tracker} {key}")
+                what = PYSOT[key] if key in PYSOT else SHOWN[CURVES[key]]
+                toolkit = toolkit_name(golden, "pysot")
+                agree(value, e[key], SCORE, toolkit=toolkit, rule="pysot", what=what, where=f"{name} {tracker}")
             for part in scores.sequences:
                 assert set(e["seq"][part.name]) == set(PER_SEQUENCE)
                 for theirs, key in PER_SEQUENCE.items():
-                    close(
-                        part.curves[key], e["seq"][part.name][theirs], SCORE, f"{name} {tracker} {part.name} {theirs}"
+                    agree(
+                        part.curves[key],
+                        e["seq"][part.name][theirs],
+                        SCORE,
+                        toolkit=toolkit_name(golden, "pysot"),
+                        rule="pysot",
+                        what=f"{SHOWN[key]} of each sequence",
+                        where=f"{name} {tracker} {part.name}",
                     )
 
 
@@ -219,18 +305,25 @@ def test_got10k_toolkit_on_other_benchmarks(golden: Path) -> None:
         for name, e in found.items():
             for tracker, theirs in e["performance"].items():
                 scores = score(golden / "metrics/ope" / name, [tracker], "got10k-ope", name)
-                rows = [(scores.values, {k: c.y for k, c in scores.curves.items()}, theirs["overall"])]
-                rows += [(p.values, dict(p.curves), theirs["seq_wise"][p.name]) for p in scores.sequences]
-                for values, lines, their in rows:
-                    for key, value in their.items():
-                        if key == "speed_fps":
-                            continue
+                rows = [("", scores.values, {k: c.y for k, c in scores.curves.items()}, theirs["overall"])]
+                rows += [(p.name, p.values, dict(p.curves), theirs["seq_wise"][p.name]) for p in scores.sequences]
+                for part, values, lines, their in rows:
+                    for key in set(their) - {"speed_fps"}:
                         ours = values[numbers[key]] if key in numbers else lines[curves[key]]
-                        close(ours, value, SCORE, f"{file} {name} {tracker} {key}")
+                        what = numbers[key] if key in numbers else SHOWN[curves[key]]
+                        agree(
+                            ours,
+                            their[key],
+                            SCORE,
+                            toolkit=toolkit_name(golden, file),
+                            rule="got10k-ope",
+                            what=what + (" of each sequence" if part else ""),
+                            where=f"{name} {tracker} {part}",
+                        )
 
 
 def test_lasot_port(golden: Path) -> None:
-    ((_, found),) = expected(golden, "lasot_toolkit_own_port.json")
+    ((file, found),) = expected(golden, "lasot_toolkit_own_port.json")
     rule = replace(ope_rule("lasot"), grid="multiples")
     for name, trackers in found.items():
         for tracker, e in trackers.items():
@@ -241,23 +334,35 @@ def test_lasot_port(golden: Path) -> None:
             ours["norm_precision_auc_0_0.5"] = mean.values["NP"]
             assert set(e) == set(ours)
             for key, value in ours.items():
-                close(value, e[key], SCORE, f"{name} {tracker} {key}")
+                what = {**PYSOT, "norm_precision_auc_0_0.5": "NP"}[key] if key not in CURVES else SHOWN[CURVES[key]]
+                agree(
+                    value,
+                    e[key],
+                    SCORE,
+                    toolkit=toolkit_name(golden, file),
+                    rule="lasot, thresholds k * 0.05",
+                    what=what,
+                    where=f"{name} {tracker}",
+                )
 
 
 def test_trackingnet(golden: Path) -> None:
-    ((_, found),) = expected(golden, "trackingnet_metrics.json")
+    ((file, found),) = expected(golden, "trackingnet_metrics.json")
     group = golden / "metrics/ope" / found["group"]
     numbers = {"Success": "AUC", "Precision": "P", "NormalizedPrecision": "NP", "Coverage": "Coverage"}
     parts = sequences(group, rounded=True)
     for tracker, e in found["scores_percent"].items():
         lost = tracker == "missing_one_file"
-        source = load(group.parent / "index.json")["trackers"][0] if lost else tracker
+        source = index(group.parent)["trackers"][0] if lost else tracker
         runs = {s.name: [Run(two_decimals(boxes(group, source, s.name)))] for s in parts[lost:]}
         scores = score_trackingnet(parts, runs, tracker=tracker, confidence=None)
         assert sum(s.lost for s in scores.sequences) == lost == len(scores.notes)
         assert set(e) == set(numbers)
         for theirs, ours in numbers.items():
-            close(100 * scores.values[ours], e[theirs], SCORE, f"{tracker} {theirs}")
+            toolkit = toolkit_name(golden, file)
+            agree(
+                100 * scores.values[ours], e[theirs], SCORE, toolkit=toolkit, rule=scores.rule, what=ours, where=tracker
+            )
 
 
 @cache
@@ -281,24 +386,26 @@ def got10k_runs(place: Path) -> list[Run]:
 def test_got10k(golden: Path) -> None:
     root = folder(golden, "got10k_val")
     found = got10k_set(next((root / "data").glob("*/list.txt")).parent)
-    ((_, e),) = [(p, load(p)) for p in sorted((root / "expected").glob("got10k*.json"))]
-    overlaps = dict(np.load(next((root / "expected").glob("*.npz"))))
+    ((path, e),) = [(p, load(p)) for p in sorted((root / "expected").glob("got10k*.json"))]
+    meets = partial(agree, toolkit=toolkit_name(golden, path.name), rule="got10k")
+    overlaps = load(next((root / "expected").glob("*.npz")))
     bare = tuple(replace_annotation(s, image_size=None) for s in found)
     seen = 0
     for tracker, theirs in e.items():
         runs = {s.name: got10k_runs(next((root / "results").glob(f"*/{tracker}/{s.name}"))) for s in found}
         scores = score_got10k(found, runs, tracker=tracker, keep_per_frame=True)
         overall = theirs["overall"]
-        close(scores.values["AO"], overall["ao"], SCORE, "ao")
-        close(scores.values["SR50"], overall["sr"], SCORE, "sr")
-        close(scores.curves["success"].y, overall["succ_curve"], SCORE, "curve")
-        close(scores.fps, overall["speed_fps"], SCORE, "speed")
+        meets(scores.values["AO"], overall["ao"], SCORE, what="AO", where=tracker)
+        meets(scores.values["SR50"], overall["sr"], SCORE, what="SR50", where=tracker)
+        meets(scores.curves["success"].y, overall["succ_curve"], SCORE, what="success curve", where=tracker)
+        meets(scores.fps, overall["speed_fps"], SCORE, what="frames per second", where=tracker)
         assert set(theirs["seq_wise"]) == {s.name for s in found}
         for part in scores.sequences:
             one = theirs["seq_wise"][part.name]
-            close(part.values["AO"], one["ao"], SCORE, part.name)
-            close(part.values["SR50"], one["sr"], SCORE, part.name)
-            assert part.frames - 1 == one["length"]
+            where = f"{tracker} {part.name}"
+            meets(part.values["AO"], one["ao"], SCORE, what="AO of each sequence", where=where)
+            meets(part.values["SR50"], one["sr"], SCORE, what="SR50 of each sequence", where=where)
+            meets(part.frames - 1, one["length"], 0, what="frames of each sequence", where=where)
         everything = tuple(replace_annotation(s, cover=None) for s in found)
         bounded = score_got10k(everything, runs, tracker=tracker, keep_per_frame=True, confidence=None)
         unbounded = score_got10k(
@@ -313,11 +420,12 @@ def test_got10k(golden: Path) -> None:
         for kind, kept in (("iou_bounded", bounded), ("iou_unbounded", unbounded)):
             for part in kept.sequences:
                 for r, overlap in enumerate(part.per_frame["overlap"], 1):
-                    close(
+                    meets(
                         overlap[1:],
                         overlaps[f"{part.name}/{tracker}/{r}/{kind}"],
                         FRAME,
-                        f"{tracker} {part.name} {kind}",
+                        what=f"overlap per frame, {kind.removeprefix('iou_')}",
+                        where=f"{tracker} {part.name} {r}",
                     )
                     seen += 1
         hidden = [

@@ -6,13 +6,14 @@ Every file is found by pattern, every size, range and parameter is read from the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from agreement import agree, load, toolkit_name
 
 from keepsight.datasets.sequence import Sequence
 from keepsight.datasets.vot import read_vot
@@ -38,54 +39,46 @@ def folder_of(golden: Path, name: str) -> Path:
     return path
 
 
-def expected_file(folder: Path, pattern: str) -> Any:
+def expected_file(folder: Path, pattern: str, rule: str = "") -> tuple[Any, Any]:
+    """The file's content, and :func:`agree` under the name of its toolkit and our ``rule``."""
     (path,) = (folder / "expected").glob(pattern)
-    return json.loads(path.read_text())
-
-
-def number(value: Any) -> float:
-    return float(value)  # "NaN" and "Infinity" are words in the files
-
-
-def near(got: float, want: float, atol: float, what: object) -> None:
-    assert abs(got - want) <= atol or (math.isnan(got) and math.isnan(want)), f"{what}: {got!r}, expected {want!r}"
-
-
-def near_all(got: Any, want: Any, atol: float, what: object) -> None:
-    got, want = np.asarray(got, dtype=float), np.array([number(v) for v in want])
-    assert got.shape == want.shape, f"{what}: {got.shape}, expected {want.shape}"
-    with np.errstate(invalid="ignore"):
-        off = np.abs(got - want)  # nan for infinities
-    same = (got == want) | (off <= atol) | (np.isnan(got) & np.isnan(want))
-    assert same.all(), f"{what}: largest difference {np.nanmax(off):.2e} at {np.flatnonzero(~same)[:5]}"
+    return load(path), partial(agree, toolkit=toolkit_name(folder.parents[1], path.name), rule=rule)
 
 
 # --- overlaps -----------------------------------------------------------------------------------------------------------
 
-VARIANTS = [  # key in overlap_pairs.json, variant, what bounds subtract from W and H (None: no bounds)
-    ("pysot_bounds_wh", "pysot", 0),
-    ("pysot_unbounded", "pysot", None),
-    ("vot_bounded", "vot", 1),
-    ("vot_unbounded", "vot", None),
-    ("matlab_legacy_bounds_w1h1", "matlab", 1),
-    ("matlab_legacy_unbounded", "matlab", None),
-    ("got10k_poly_iou_bounded", "got10k", 0),
+VARIANTS = [  # key in overlap_pairs.json, variant, what bounds subtract from W and H (None: no bounds), toolkit
+    ("pysot_bounds_wh", "pysot", 0, "pysot"),
+    ("pysot_unbounded", "pysot", None, "pysot"),
+    ("vot_bounded", "vot", 1, "vot"),
+    ("vot_unbounded", "vot", None, "vot"),
+    ("matlab_legacy_bounds_w1h1", "matlab", 1, "trax"),
+    ("matlab_legacy_unbounded", "matlab", None, "trax"),
+    ("got10k_poly_iou_bounded", "got10k", 0, "got10k pypi"),
 ]
 
 
-@pytest.mark.parametrize(("key", "variant", "less"), VARIANTS)
-def test_overlaps_of_pairs(golden: Path, key: str, variant: Any, less: int | None) -> None:
-    data = expected_file(folder_of(golden, "vot_supervised"), "overlap_pairs.json")
+@pytest.mark.parametrize(("key", "variant", "less", "toolkit"), VARIANTS)
+def test_overlaps_of_pairs(golden: Path, key: str, variant: Any, less: int | None, toolkit: str) -> None:
+    """The toolkit answered some pairs with nothing or an error: those are left out, and are less than half."""
+    data, _ = expected_file(folder_of(golden, "vot_supervised"), "overlap_pairs.json")
     pairs = [p for p in data["pairs"] if p[key] is not None and not str(p[key]).startswith("error")]
     assert len(pairs) > len(data["pairs"]) / 2
     a = [parse_region(",".join(map(str, p["a"]))) for p in pairs]
     b = [parse_region(",".join(map(str, p["b"]))) for p in pairs]
     width, height = data["image_size"]
     bounds = None if less is None else (width - less, height - less)
-    got = region_overlaps(a, b, bounds, variant)
-    near_all(got, [p[key] for p in pairs], GEOMETRY if variant == "got10k" else OVERLAP, key)
-    flipped = region_overlaps(b, a, bounds, variant)
-    near_all(flipped, [p[key] for p in pairs], GEOMETRY if variant == "got10k" else OVERLAP, f"{key}, exchanged")
+    tolerance = GEOMETRY if variant == "got10k" else OVERLAP
+    for first, second, where in ((a, b, key), (b, a, f"{key}, exchanged")):
+        agree(
+            region_overlaps(first, second, bounds, variant),
+            [p[key] for p in pairs],
+            tolerance,
+            toolkit=toolkit_name(golden, toolkit),
+            rule=f"overlap variant {variant}",
+            what="overlap of region pairs, " + ("unbounded" if less is None else "bounded"),
+            where=where,
+        )
 
 
 # --- supervised ---------------------------------------------------------------------------------------------------------
@@ -107,67 +100,74 @@ def ranges(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def test_supervised_scores_of_pysot(supervised: Any) -> None:
     folder, sequences, results = supervised
-    expected = expected_file(folder, "pysot_*.json")
+    expected, meets = expected_file(folder, "pysot_*.json", "vot-supervised")
     assert expected.keys() == results.keys()
     for tracker, want in expected.items():
         assert len(list(ranges(want))) > 1
         for key, dataset in ranges(want):
             got = score_supervised(sequences, results[tracker], tracker=tracker, dataset=dataset).values
-            near(got["EAO"], want[key], SCORE, (tracker, key))
-            near(got["A"], want["accuracy"], SCORE, (tracker, "A"))
-            near(got["R"], want["robustness_x100"], SCORE, (tracker, "R"))
-            near(got["lost"], want["lost_number"], SCORE, (tracker, "lost"))
+            meets(got["EAO"], want[key], SCORE, what="EAO", where=(tracker, key))
+            meets(got["A"], want["accuracy"], SCORE, what="A", where=tracker)
+            meets(got["R"], want["robustness_x100"], SCORE, what="R", where=tracker)
+            meets(got["lost"], want["lost_number"], SCORE, what="lost", where=tracker)
 
 
 def test_supervised_scores_of_vot_toolkit(supervised: Any) -> None:
     folder, sequences, results = supervised
-    expected = expected_file(folder, "vot_toolkit_*.json")["results"]
+    file, meets = expected_file(folder, "vot_toolkit_*.json", "vot-supervised-py")
+    expected = file["results"]
+    assert {s.annotation.image_size for s in sequences} == {tuple(file["image_size"])}
     assert expected.keys() == results.keys()
     for tracker, want in expected.items():
         for key, dataset in ranges(want):
             got = score_supervised(
                 sequences, results[tracker], tracker=tracker, dataset=dataset, rule="vot-supervised-py"
             )
-            near(got.values["EAO"], want[key], FLOAT32_EAO, (tracker, key))
-        near(got.values["A"], want["average"]["accuracy"], SCORE, tracker)
-        near(got.values["failures"], want["average"]["robustness_weighted_failures"], SCORE, tracker)
-        near(got.values["R"], want["average"]["ar_point"][0], SCORE, tracker)
-        near_all(got.curves["eao"].y, want["eao_curve"], FLOAT32_CURVE, tracker)
+            meets(got.values["EAO"], want[key], FLOAT32_EAO, what="EAO", where=(tracker, key))
+        average = want["average"]
+        meets(got.values["A"], average["accuracy"], SCORE, what="A", where=tracker)
+        failures = average["robustness_weighted_failures"]
+        meets(got.values["failures"], failures, SCORE, what="failures", where=tracker)
+        meets([got.values["R"], got.values["A"]], average["ar_point"], SCORE, what="AR point", where=tracker)
+        meets(got.curves["eao"].y, want["eao_curve"], FLOAT32_CURVE, what="EAO curve", where=tracker)
+        meets(len(got.curves["eao"].y), want["eao_curve_length"], 0, what="length of the EAO curve", where=tracker)
         assert len(got.sequences) == len(want["per_sequence"])
         for one in got.sequences:
-            part = want["per_sequence"][one.name]
-            near(one.values["A"], part["accuracy"], SCORE, (tracker, one.name))
-            near(one.values["failures"], part["failures"], SCORE, (tracker, one.name))
-            near_all([one.values["R"], one.values["A"]], part["ar"], SCORE, (tracker, one.name, "ar"))
+            part, where = want["per_sequence"][one.name], (tracker, one.name)
+            meets(one.values["A"], part["accuracy"], SCORE, what="A of each sequence", where=where)
+            meets(one.values["failures"], part["failures"], SCORE, what="failures of each sequence", where=where)
+            point = [one.values["R"], one.values["A"]]
+            meets(point, part["ar"], SCORE, what="AR point of each sequence", where=where)
+            meets(one.frames, part["length"], 0, what="frames of each sequence", where=where)
         total = sum(one.values["failures"] for one in got.sequences)
-        near(total, want["total_failures_mean_over_reps"], 1e-10, tracker)
+        meets(total, want["total_failures_mean_over_reps"], 1e-10, what="all failures", where=tracker)
 
 
 def test_supervised_overlaps_of_vot_toolkit(supervised: Any) -> None:
     folder, sequences, results = supervised
-    (path,) = (folder / "expected").glob("*_overlaps.npz")
+    stored, meets = expected_file(folder, "*_overlaps.npz", "vot-supervised-py")
     seen = 0
-    with np.load(path) as stored:
-        for tracker, runs in results.items():
-            scores = score_supervised(
-                sequences, runs, tracker=tracker, dataset="", rule="vot-supervised-py", keep_per_frame=True
-            )
-            for one in scores.sequences:
-                for number, overlap in enumerate(one.per_frame["overlap"], 1):
-                    key = f"{tracker}/{one.name}/{number:03d}/overlap"
-                    near_all(overlap, stored[key], OVERLAP, key)
-                    seen += 1
-        assert seen == len([key for key in stored.files if key.endswith("/overlap")])
+    for tracker, runs in results.items():
+        scores = score_supervised(
+            sequences, runs, tracker=tracker, dataset="", rule="vot-supervised-py", keep_per_frame=True
+        )
+        for one in scores.sequences:
+            for number, overlap in enumerate(one.per_frame["overlap"], 1):
+                key = f"{tracker}/{one.name}/{number:03d}/overlap"
+                meets(overlap, stored[key], OVERLAP, what="overlap per frame", where=key)
+                seen += 1
+    assert seen == len([key for key in stored if key.endswith("/overlap")])
 
 
 # --- multi-start --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def multistart(golden: Path) -> tuple[Path, dict[str, Any], dict[str, Scores]]:
+def multistart(golden: Path) -> tuple[Path, Any, Any, dict[str, Scores]]:
     folder = folder_of(golden, "vot_multistart")
-    expected = expected_file(folder, "vot_toolkit_*.json")
+    expected, meets = expected_file(folder, "vot_toolkit_*.json", "vot-multistart")
     sequences = read_vot(folder / "data")
+    assert {s.annotation.image_size for s in sequences} == {tuple(expected["image_size"])}
     scores = {
         tracker: score_multistart(
             sequences,
@@ -181,39 +181,41 @@ def multistart(golden: Path) -> tuple[Path, dict[str, Any], dict[str, Scores]]:
         )
         for tracker in expected["results"]
     }
-    return folder, expected, scores
+    return folder, expected, meets, scores
 
 
 def test_multistart_scores(multistart: Any) -> None:
-    _, expected, scores = multistart
+    _, expected, meets, scores = multistart
     for tracker, want in expected["results"].items():
         got = scores[tracker]
-        near(got.values["EAO"], want["eao"], SCORE, tracker)
-        near(got.values["A"], want["accuracy"], SCORE, tracker)
-        near(got.values["R"], want["robustness"], SCORE, tracker)
-        near_all(got.curves["eao"].y, want["eao_curve"], SCORE, tracker)
+        meets(got.values["EAO"], want["eao"], SCORE, what="EAO", where=tracker)
+        meets(got.values["A"], want["accuracy"], SCORE, what="A", where=tracker)
+        meets(got.values["R"], want["robustness"], SCORE, what="R", where=tracker)
+        meets(got.curves["eao"].y, want["eao_curve"], SCORE, what="EAO curve", where=tracker)
         assert {one.name for one in got.sequences} == want["per_sequence"].keys()
         for one in got.sequences:
-            part = want["per_sequence"][one.name]
-            near(one.values["A"], part["accuracy"], SCORE, (tracker, one.name))
-            near(one.values["R"], part["robustness"], SCORE, (tracker, one.name))
-            near_all(one.curves["eao"], want["per_sequence_curve"][one.name]["phi"], SCORE, (tracker, one.name))
-            assert one.frames == part["robustness_weight"]
+            part, where = want["per_sequence"][one.name], (tracker, one.name)
+            meets(one.values["A"], part["accuracy"], SCORE, what="A of each sequence", where=where)
+            meets(one.values["R"], part["robustness"], SCORE, what="R of each sequence", where=where)
+            phi = want["per_sequence_curve"][one.name]["phi"]
+            meets(one.curves["eao"], phi, SCORE, what="EAO curve of each sequence", where=where)
+            meets(one.frames, part["robustness_weight"], 0, what="weight of each sequence in R", where=where)
+            tracked = one.values["R"] * np.isfinite(one.per_frame["overlap"]).sum()  # frames before the failures
+            meets(tracked, part["accuracy_weight"], 1e-9, what="weight of each sequence in A", where=where)
 
 
 def test_multistart_overlaps(multistart: Any) -> None:
-    folder, _, scores = multistart
-    (path,) = (folder / "expected").glob("*_overlaps.npz")
+    folder, _, _, scores = multistart
+    stored, meets = expected_file(folder, "*_overlaps.npz", "vot-multistart")
     seen = 0
-    with np.load(path) as stored:
-        for tracker, got in scores.items():
-            for one in got.sequences:
-                keys = sorted(key for key in stored.files if key.startswith(f"{tracker}/{one.name}_"))
-                assert len(keys) == len(one.per_frame["overlap"])
-                for key, overlap in zip(keys, one.per_frame["overlap"], strict=True):
-                    near_all(overlap[np.isfinite(overlap)], stored[key], OVERLAP, key)
-                    seen += 1
-        assert seen == len(stored.files)
+    for tracker, got in scores.items():
+        for one in got.sequences:
+            keys = sorted(key for key in stored if key.startswith(f"{tracker}/{one.name}_"))
+            assert len(keys) == len(one.per_frame["overlap"])
+            for key, overlap in zip(keys, one.per_frame["overlap"], strict=True):
+                meets(overlap[np.isfinite(overlap)], stored[key], OVERLAP, what="overlap per frame", where=key)
+                seen += 1
+    assert seen == len(stored)
 
 
 # --- long-term ----------------------------------------------------------------------------------------------------------
@@ -229,40 +231,47 @@ def longterm(golden: Path) -> tuple[Path, list[Sequence], dict[str, dict[str, li
 
 def test_longterm_scores_of_vot_toolkit(longterm: Any) -> None:
     folder, sequences, results = longterm
-    expected = expected_file(folder, "vot_toolkit_*.json")["results"]
+    file, meets = expected_file(folder, "vot_toolkit_*.json", "vot-lt")
+    expected = file["results"]
+    assert {s.annotation.image_size for s in sequences} == {tuple(file["image_size"])}
     assert expected.keys() == results.keys()
     for tracker, want in expected.items():
         got = score_longterm(sequences, results[tracker], tracker=tracker, dataset="")
-        near(got.values["F"], want["fscore"], SCORE, tracker)
-        near(got.values["Pr"], want["precision"], SCORE, tracker)
-        near(got.values["Re"], want["recall"], SCORE, tracker)
-        near_all(got.curves["f_score"].y, want["f_curve"], SCORE, tracker)
+        meets(got.values["F"], want["fscore"], SCORE, what="F", where=tracker)
+        meets(got.values["Pr"], want["precision"], SCORE, what="Pr", where=tracker)
+        meets(got.values["Re"], want["recall"], SCORE, what="Re", where=tracker)
+        meets(got.curves["f_score"].y, want["f_curve"], SCORE, what="F curve", where=tracker)
         recall, precision = np.array(want["curve_recall_precision"]).T
-        near_all(got.curves["precision_recall"].x, recall, SCORE, tracker)
-        near_all(got.curves["precision_recall"].y, precision, SCORE, tracker)
+        meets(got.curves["precision_recall"].x, recall, SCORE, what="Re curve", where=tracker)
+        meets(got.curves["precision_recall"].y, precision, SCORE, what="Pr curve", where=tracker)
         confidences = np.concatenate([run.presence for runs in results[tracker].values() for run in runs])
-        near_all(thresholds_vot(confidences), want["thresholds"], 0.0, tracker)
+        meets(thresholds_vot(confidences), want["thresholds"], 0, what="thresholds", where=tracker)
         for one in got.sequences:
             pr, re = np.array(want["per_sequence_curves_precision_recall"][one.name]).T
-            near_all(one.curves["precision_recall"], pr, SCORE, (tracker, one.name))
-            near_all(one.curves["recall"], re, SCORE, (tracker, one.name))
-            near(one.values["accuracy"], want["sequence_accuracy_burnin10"][one.name], SCORE, (tracker, one.name))
+            where = (tracker, one.name)
+            meets(one.curves["precision_recall"], pr, SCORE, what="Pr curve of each sequence", where=where)
+            meets(one.curves["recall"], re, SCORE, what="Re curve of each sequence", where=where)
+            accuracy = want["sequence_accuracy_burnin10"][one.name]
+            meets(one.values["accuracy"], accuracy, SCORE, what="A of each sequence, burn-in 10", where=where)
             counts = [one.values[key] for key in ("tracked", "drifted", "missed")]
-            near_all(counts, want["count_T_F_M_H_N"][one.name][0][:3], 0.0, (tracker, one.name))
+            theirs = want["count_T_F_M_H_N"][one.name][0][:3]  # H and N (target absent) are not among our numbers
+            meets(counts, theirs, 0, what="frames tracked, drifted, missed", where=where)
 
 
 def test_longterm_scores_of_pysot(longterm: Any) -> None:
     folder, sequences, results = longterm
-    expected = expected_file(folder, "pysot_*.json")
+    expected, meets = expected_file(folder, "pysot_*.json", "vot-lt-pysot")
     assert expected.keys() == results.keys()
     for tracker, want in expected.items():
         got = score_longterm(sequences, results[tracker], tracker=tracker, dataset="", rule="vot-lt-pysot")
-        near(got.values["F"], want["f1"], SCORE, tracker)
-        near(got.values["Pr"], want["precision"], SCORE, tracker)
-        near(got.values["Re"], want["recall"], SCORE, tracker)
-        near_all(got.curves["precision_recall"].y, want["precision_curve"], SCORE, tracker)
-        near_all(got.curves["precision_recall"].x, want["recall_curve"], SCORE, tracker)
-        assert int(np.argmax(got.curves["f_score"].y)) == want["argmax"], tracker
+        meets(got.values["F"], want["f1"], SCORE, what="F", where=tracker)
+        meets(got.values["Pr"], want["precision"], SCORE, what="Pr", where=tracker)
+        meets(got.values["Re"], want["recall"], SCORE, what="Re", where=tracker)
+        meets(got.curves["precision_recall"].y, want["precision_curve"], SCORE, what="Pr curve", where=tracker)
+        meets(got.curves["precision_recall"].x, want["recall_curve"], SCORE, what="Re curve", where=tracker)
+        f_score = got.curves["f_score"].y
+        meets(int(np.argmax(f_score)), want["argmax"], 0, what="number of the best threshold", where=tracker)
+        assert bool(np.isnan(f_score).any()) == want["nan_in_f1"]
 
 
 # --- files --------------------------------------------------------------------------------------------------------------

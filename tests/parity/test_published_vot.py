@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agreement import agree, load
 from golden_rules import REPO
 
 from keepsight.datasets.frames import NoFrames
@@ -38,7 +39,7 @@ def _same(annotation: Annotation) -> Annotation:
 def _expected(name: str) -> dict[str, Any]:
     if not (FOLDER / name).is_dir():
         pytest.skip(f"{FOLDER / name} is not there: published results are not part of the repository")
-    return json.loads((FOLDER / "expected.json").read_text())[name]
+    return load(FOLDER / "expected.json")[name]
 
 
 def _sequence(dataset: str, name: str, entry: dict[str, Any]) -> Sequence:
@@ -71,12 +72,13 @@ def rescored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_recomputed_scores(rescored: Any) -> None:
-    _, expected, scores = rescored
+    name, expected, scores = rescored
+    meets = partial(agree, toolkit=f"published results, {name}: recomputed", rule="vot-supervised")
     for tracker, entry in expected.items():
         want, got = entry["recomputed"]["pysot"], scores[tracker]
         for key in ("EAO", "A", "R", "lost"):
-            assert abs(got.values[key] - want[key]) <= SIX_DECIMALS, (tracker, key, got.values[key], want[key])
-        assert sum(one.frames for one in got.sequences) == want["frames"]
+            meets(got.values[key], want[key], SIX_DECIMALS, what=key, where=tracker)
+        meets(sum(one.frames for one in got.sequences), want["frames"], 0, what="frames", where=tracker)
         assert not got.notes
 
 
@@ -86,22 +88,28 @@ def test_recomputed_sequences(rescored: Any) -> None:
         rows = list(csv.DictReader(file))
     by_name = {t: {one.name: one.values for one in s.sequences} for t, s in scores.items()}
     assert len(rows) == sum(len(s) for s in by_name.values())
+    meets = partial(agree, toolkit=f"published results, {name}: recomputed", rule="vot-supervised")
     for row in rows:
         got, where = by_name[row["tracker"]][row["sequence"]], (row["tracker"], row["sequence"])
-        assert got["lost"] == float(row["failures"]), where
-        if row["accuracy"]:
-            assert abs(got["A"] - float(row["accuracy"])) <= SIX_DECIMALS, (where, got["A"], row["accuracy"])
-        else:  # no frame left after burn-in
-            assert np.isnan(got["A"]), where
+        meets(got["lost"], float(row["failures"]), 0, what="lost of each sequence", where=where)
+        accuracy = float(row["accuracy"] or "nan")  # nothing: no frame left after burn-in
+        meets(got["A"], accuracy, SIX_DECIMALS, what="A of each sequence", where=where)
 
 
 def test_printed_scores(rescored: Any) -> None:
     """One in the last printed digit, as the folder's README finds."""
-    _, expected, scores = rescored
+    name, expected, scores = rescored
     for tracker, entry in expected.items():
         for key, printed in entry["published"].items():
-            got = scores[tracker].values[key]
-            assert abs(got - printed) <= (0 if key == "lost" else 0.0005), (tracker, key, got, printed)
+            agree(
+                scores[tracker].values[key],
+                printed,
+                0 if key == "lost" else 0.0005,
+                toolkit=f"published results, {name}: as printed",
+                rule="vot-supervised",
+                what=key,
+                where=tracker,
+            )
 
 
 def test_tags_split_the_frames(rescored: Any) -> None:
@@ -132,9 +140,13 @@ def test_longterm_sequence(tmp_path: Path) -> None:
         runs = read_vot_results(tmp_path / tracker, [sequence], "longterm")
         got = score_longterm([sequence], runs, tracker=tracker, dataset="votlt2018", rule="vot-lt-pysot")
         for key, want in numbers["recomputed"]["pysot"].items():
-            assert abs(got.values[key] - want) <= SIX_DECIMALS, (key, got.values[key], want)
+            toolkit = "published results, ltb35: recomputed"
+            agree(got.values[key], want, SIX_DECIMALS, toolkit=toolkit, rule="vot-lt-pysot", what=key, where=entry)
             compared += 1
         # vot-toolkit's rule counts pixels too, with rectangles one pixel smaller
         other = score_longterm([sequence], runs, tracker=tracker, dataset="votlt2018", rule="vot-lt")
-        assert abs(other.values["F"] - numbers["recomputed"]["exact_rectangles"]["F"]) < 1e-3
+        exact = numbers["recomputed"]["exact_rectangles"]
+        for key in exact:
+            toolkit = "published results, ltb35: recomputed with exact rectangles"
+            agree(other.values[key], exact[key], 1e-3, toolkit=toolkit, rule="vot-lt", what=key, where=entry)
     assert compared

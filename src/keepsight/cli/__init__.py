@@ -6,6 +6,7 @@ Exit status: 0 well; 1 something unexpected (a traceback is shown); 2 what the u
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -171,7 +172,7 @@ class DataCheck:
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """Data set, e.g. otb100, got10k:test, nfs30+uav123 (`keepsight data list` has the names)."""
+    """Data set, e.g. otb100, got10k:test, nfs30+uav123 (`keepsight data list` has the names), or a folder of your own."""
     data_root: Annotated[str | None, arg(metavar="DIR")] = None
     """Its folder, or the folder that holds it; default: what the environment or the settings file names."""
     frames: bool = False
@@ -325,21 +326,13 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (see the head of this file)."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if given == ["--version"]:
-        say(f"keepsight {__version__}")
-        return 0
     try:
-        command: Any = tyro.cli(
-            Command,
-            prog="keepsight",
-            description="Keep sight of an object in a video. `keepsight demo` shows it; --version tells the version.",
-            args=given or ["--help"],
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-        )
-    except SystemExit as error:  # --help, or arguments that do not fit
-        return error.code if isinstance(error.code, int) else 2
-    try:
-        status: int = command.run()
+        if given == ["--version"]:
+            say(f"keepsight {__version__}")
+            return 0
+        command = _parse(given or ["--help"])
+        status: int = command if isinstance(command, int) else command.run()
+        sys.stdout.flush()  # what cannot be written is to be known here, not at exit
         return status
     except KeepsightError as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
@@ -350,11 +343,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("stopped before the first frame was tracked" if isinstance(error, Stopped) else "stopped")
         return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
     except BrokenPipeError:  # `keepsight ... | head`: the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + getattr(signal, "SIGPIPE", 13)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            return _unexpected()
+        if error.filename is None:
+            _drop_output()
+        complain(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}; free some space")
+        return 2
     except Exception:
-        complain_with_traceback()
-        complain(
-            "this should not have happened; please report it with the lines above and the output of `keepsight env`"
+        return _unexpected()
+
+
+def _parse(given: list[str]) -> Any:
+    """The command; the exit status instead if there is none: --help, or arguments that do not fit."""
+    try:
+        return tyro.cli(
+            Command,
+            prog="keepsight",
+            description="Keep sight of an object in a video. `keepsight demo` shows it; --version tells the version.",
+            args=given,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
         )
-        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 2
+
+
+def _drop_output() -> None:
+    """What is still to be written would raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected() -> int:
+    complain_with_traceback()
+    complain("this should not have happened; please report it with the lines above and the output of `keepsight env`")
+    return 1

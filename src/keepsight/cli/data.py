@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -53,8 +54,13 @@ def _some(names: Sequence[str], shown: int = NAMES_SHOWN) -> str:
 
 
 def check_one(command: DataCheck) -> int:
+    from ..datasets import dataset_names
     from ..datasets.check import check
 
+    if (
+        Path(command.name).is_dir() and command.name not in dataset_names()
+    ):  # one's own data, as `keepsight eval` takes it
+        command = replace(command, name="folder", data_root=command.name)
     report = check(command.name, command.data_root, progress=_News("sequences"))
     damaged = tuple(_damaged_pictures(report, command)) if command.frames else ()
     _tell_report(report, damaged)

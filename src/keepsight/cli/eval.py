@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def evaluate(command: Eval) -> int:
                 f"stopped by {signal.Signals(stop.number).name}; complete results are kept in {command.results}, and the"
             )
             tell("same command goes on from there")
-            raise
+            return 128 + stop.number
     return 0 if well else 2
 
 
@@ -85,6 +86,13 @@ def open_any(name: str, data_root: str | None = None) -> Dataset:
     from ..datasets import dataset_names, open_dataset
 
     folder = Path(name).expanduser()
+    if not name:
+        raise InputError("the name of a data set is empty; give one of `keepsight data list`, or a folder")
+    if "/" in name and not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise InputError(
+            f"{name} {what}; give the folder of your sequences, or a data set's name (`keepsight data list`)"
+        )
     if name.split(":")[0].split("+")[0] in dataset_names() or not folder.is_dir():
         return open_dataset(name, data_root)
     dataset = open_dataset("folder", folder)
@@ -121,9 +129,8 @@ def _score(report: RunReport, dataset: Dataset, rule: str) -> tuple[list[Scores]
     """The trackers that can be scored, and whether all can."""
     from ..evaluation.score import score_dataset
 
-    readable = {s.name: s for s in report.sequences if _has_annotation(s)}
-    lost = len(report.sequences) - len(readable)
-    notes = [f"{lost} sequences whose annotation cannot be read are left out"] if lost else []
+    readable, unreadable = with_annotation(report.sequences)
+    notes = [note for note, _ in unreadable]
     scores, all_well = [], True
     for spec in report.trackers:
         runs = report.runs(spec.name)
@@ -141,11 +148,17 @@ def _score(report: RunReport, dataset: Dataset, rule: str) -> tuple[list[Scores]
     return scores, all_well
 
 
-def _has_annotation(sequence: Sequence) -> bool:
-    try:
-        return len(sequence.boxes) > 0
-    except KeepsightError:  # among the failures, by name
-        return False
+def with_annotation(sequences: Iterable[Sequence]) -> tuple[dict[str, Sequence], list[tuple[str, str]]]:
+    """The sequences whose annotation can be read; a note for each of the others, and why."""
+    readable: dict[str, Sequence] = {}
+    lost: list[tuple[str, str]] = []
+    for sequence in sequences:
+        try:
+            _ = sequence.annotation
+            readable[sequence.name] = sequence
+        except KeepsightError as error:
+            lost.append((f"{sequence.name} is left out: its annotation cannot be read", str(error)))
+    return readable, lost
 
 
 def _check_format(name: str | None) -> None:

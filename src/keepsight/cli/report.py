@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, nearest_names
-from .console import say, tell
+from .console import complain, say, tell
 from .env import _cpu as cpu
-from .eval import open_any
+from .eval import open_any, with_annotation
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -125,7 +125,11 @@ def _chosen(command: Report, store: ResultStore, dataset: Dataset, protocol: str
     if count is not None:
         sequences = {name: first_frames(sequence, count) for name, sequence in sequences.items()}
         notes.append(f"only the first {count} frames of each sequence")
-    return replace(dataset, sequences=sequences), notes
+    readable, unreadable = with_annotation(sequences.values())
+    for note, why in unreadable:
+        complain(f"{note}: {why}")
+        notes.append(note)
+    return replace(dataset, sequences=readable), notes
 
 
 def _results(

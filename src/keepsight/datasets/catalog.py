@@ -18,7 +18,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from ..errors import InputError, nearest_names
+from ..errors import InputError, KeepsightError, VideoError, nearest_names
 from .sequence import Sequence
 
 _MODULES = (
@@ -109,6 +109,8 @@ class Dataset(Mapping[str, Sequence]):
     sequences: Mapping[str, Sequence] = field(repr=False)
     missing: tuple[str, ...] = ()
     """Sequences that belong to it and are not there; a score without them is not the data set's score."""
+    notes: tuple[str, ...] = ()
+    """What must stand beside every score of this copy: missing sequences."""
 
     def __getitem__(self, name: str) -> Sequence:
         try:
@@ -123,15 +125,6 @@ class Dataset(Mapping[str, Sequence]):
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What must stand beside every score of this copy: missing sequences."""
-        if not self.missing:
-            return ()
-        total = len(self) + len(self.missing)
-        named = ", ".join(self.missing[:5]) + (", .." if len(self.missing) > 5 else "")
-        return (f"{self.name}: only {len(self)} of {total} sequences are there; missing: {named}",)
 
 
 class UnknownSequence(InputError, KeyError):
@@ -203,7 +196,13 @@ def _open_one(entry: Entry, split: str | None, root: str | Path | None) -> Datas
 
     name = full_name(entry, split)
     found = find_root(entry.name, root).path
-    sequences = {s.name: replace(s, dataset=name) for s in with_attributes(entry.read(found, split), found)}
+    try:
+        listed = with_attributes(entry.read(found, split), found)
+    except KeepsightError:
+        raise
+    except OSError as error:  # of a small file beside the main ones
+        raise VideoError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from None
+    sequences = {s.name: replace(s, dataset=name) for s in listed}
     if not sequences:
         raise InputError(
             f"{name}: no sequence found under {found}; the folder should look like this:\n{entry.layout}\n"
@@ -211,7 +210,15 @@ def _open_one(entry: Entry, split: str | None, root: str | Path | None) -> Datas
         )
     official = entry.official(split) if entry.official else ()
     missing = tuple(s for s in official if s not in sequences)
-    return Dataset(name, entry.title, found, entry.rule, entry.protocol, sequences, missing)
+    notes = _notes(name, len(sequences), entry.size(split).sequences, missing)
+    return Dataset(name, entry.title, found, entry.rule, entry.protocol, sequences, missing, notes)
+
+
+def _notes(name: str, there: int, published: int | None, missing: tuple[str, ...]) -> tuple[str, ...]:
+    if not missing and there >= (published or 0):
+        return ()
+    named = ", ".join(missing[:5]) + (", .." if len(missing) > 5 else "")
+    return (f"{name}: only {there} of {published} sequences are there" + (f"; missing: {named}" if named else ""),)
 
 
 def _joined(name: str, parts: list[Dataset]) -> Dataset:
@@ -228,4 +235,5 @@ def _joined(name: str, parts: list[Dataset]) -> Dataset:
         sequences.update(part)
     title = UNIONS[name][1] if name in UNIONS else " + ".join(part.title for part in parts)
     missing = tuple(s for part in parts for s in part.missing)
-    return Dataset(name, title, parts[0].root, parts[0].rule, parts[0].protocol, sequences, missing)
+    notes = tuple(note for part in parts for note in part.notes)
+    return Dataset(name, title, parts[0].root, parts[0].rule, parts[0].protocol, sequences, missing, notes)

@@ -22,7 +22,7 @@ from ..errors import KeepsightError
 from .catalog import UNIONS, Entry, Expected, entries, full_name, parse_name
 from .frames import FolderFrames, NoFrames, VideoFrames, count_packets
 from .roots import find_root
-from .sequence import Annotation, Sequence
+from .sequence import Sequence
 
 Level = Literal["error", "note"]
 _SHOWN = 5  # numbers or names listed in one message
@@ -73,7 +73,7 @@ class CheckReport:
     def ok(self) -> bool:
         """Everything is there and nothing is wrong (notes do not count)."""
         complete = self.expected.sequences is None or self.sequences == self.expected.sequences
-        return self.root is not None and complete and not self.missing and not self.errors
+        return self.root is not None and self.sequences > 0 and complete and not self.missing and not self.errors
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -167,7 +167,7 @@ def _check_one(
     except (KeepsightError, OSError) as error:
         findings.append(Finding("error", "", place, str(error)))
     for done, sequence in enumerate(sequences, 1):
-        problems = list(_problems(sequence))
+        problems = list(_problems(sequence, entry.protocol))
         findings += problems
         if not any(p.level == "error" for p in problems):
             frames += len(sequence)
@@ -191,18 +191,20 @@ def _check_one(
     )
 
 
-def _problems(sequence: Sequence) -> Iterator[Finding]:
+def _problems(sequence: Sequence, protocol: str) -> Iterator[Finding]:
     told = set()  # an annotation that does not fit is met again by whoever asks for the length
-    for look in (_annotation, _files, _pictures):
+    start = {"multistart": (_start, _anchors), "vos": ()}.get(protocol, (_start,))  # vos: objects may come later
+    for look in (_annotation, *start, _files, _pictures):
         try:
             for level, file, message in look(sequence):
                 yield Finding(level, sequence.name, file, message)
         except Exception as error:  # a report must not end at the first strange file
             expected = isinstance(error, (KeepsightError, OSError))
             message = str(error) if expected else f"{look.__name__[1:]}: {type(error).__name__}: {error}"
-            if message not in told:
-                told.add(message)
+            if str(error) not in told:
+                told.add(str(error))
                 yield Finding("error", sequence.name, None, message)
+    vars(sequence).pop("annotation", None)  # a check of thousands must not keep them all
 
 
 _Told = Iterator[tuple[Level, Path | None, str]]
@@ -210,24 +212,33 @@ _Told = Iterator[tuple[Level, Path | None, str]]
 
 def _annotation(sequence: Sequence) -> _Told:
     """Files that cannot be read or do not fit raise here, with their names; odd numbers are told."""
-    annotation: Annotation = sequence.read()  # not the cached one: a check of thousands must not keep them all
-    boxes = annotation.boxes
+    boxes = sequence.boxes
     if len(boxes) not in (1, len(sequence)):
         yield "error", None, f"{len(boxes)} boxes for {len(sequence)} frames"
     if np.isinf(boxes).any():
         rows = np.flatnonzero(np.isinf(boxes).any(axis=1))
         yield "error", None, f"infinite numbers in {len(rows)} rows of the annotation: {_some(rows + 1)}"
-    first = boxes[0]
-    startable = bool(np.isfinite(first).all() and (first[2:] > 0).all())
-    if not startable and not annotation.first_seen:
-        text = ", ".join(f"{v:g}" for v in first)
-        yield "error", None, f"the first frame's box is {text}; no tracker can be started on it"
+    if len(boxes) == 1 < len(sequence):
+        yield "note", None, "only the first frame has a box: a test set, which cannot be scored here"
     nan = int(np.isnan(boxes).any(axis=1).sum())
     flat = int((boxes[:, 2:] <= 0).any(axis=1).sum())
     if nan:
         yield "note", None, f"{nan} of {len(boxes)} rows are nan"
     if flat:
         yield "note", None, f"{flat} of {len(boxes)} rows have a width or height of 0 or less"
+
+
+def _start(sequence: Sequence) -> _Told:
+    first = sequence.boxes[0]
+    if not np.isfinite(first).all() or (first[2:] <= 0).any():
+        text = ", ".join(f"{v:g}" for v in first)
+        yield "error", None, f"the first frame's box is {text}; no tracker can be started on it"
+
+
+def _anchors(sequence: Sequence) -> _Told:
+    anchors = sequence.annotation.anchors
+    if anchors is None or not anchors.any():
+        yield "error", None, "no anchors (anchor.value), so no run can start"
 
 
 def _files(sequence: Sequence) -> _Told:
@@ -279,7 +290,7 @@ def _files(sequence: Sequence) -> _Told:
 def _sizes(folder: Path) -> dict[str, int]:
     try:
         with os.scandir(folder) as found:
-            return {f.name: f.stat().st_size for f in found}
+            return {f.name: f.stat().st_size for f in found if f.is_file()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
 
@@ -297,6 +308,11 @@ def _pictures(sequence: Sequence) -> _Told:
     if len(set(shapes.values())) > 1:
         (h0, w0, _), (h1, w1, _) = shapes[ends[0]], shapes[ends[-1]]
         yield "note", None, f"the first picture is {w0}x{h0}, the last {w1}x{h1}"
+    if 0 in shapes:
+        (height, width, _), (x, y, w, h) = shapes[0], sequence.boxes[0]
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            where = f"{x:g}, {y:g}, {w:g}, {h:g}"
+            yield "error", None, f"the first frame's box {where} lies outside the picture of {width}x{height}"
 
 
 def _some(numbers: np.ndarray) -> str:

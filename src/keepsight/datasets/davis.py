@@ -106,6 +106,12 @@ def read_annotation(
             f"{folder} has no mask {missing[0]} ({len(missing)} of {len(stems)} frames have none); every frame needs one: "
             "copy the video's masks again"
         )
+    extra = sorted(there - {f"{stem}.png" for stem in stems})
+    if extra:
+        raise InputError(
+            f"{folder} has a mask {extra[0]}, but there is no picture of that frame ({len(extra)} of {len(there)} masks have "
+            "none): copy the video's pictures again"
+        )
     masks = MaskFiles([folder / f"{s}.png" if f"{s}.png" in there else None for s in stems], binary=one_object)
     first = masks[0]
     objects = () if first is None else object_ids(first)

@@ -44,6 +44,8 @@ def scan(root: Path, annotation_files: tuple[str, ...]) -> Iterator[tuple[Path, 
     """Folders that hold one of the files, by name, with what is in them; image folders are not looked into."""
     entered = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
+        if not folder.isascii() and any("\ud800" <= c <= "\udfff" for c in folder):  # bytes that are no UTF-8
+            raise InputError(f"the name of the folder {folder!a} is not UTF-8 text; rename the folder")
         if any(file in files for file in annotation_files):
             yield Path(folder), (frozenset(folders), frozenset(files))
             folders.clear()

@@ -25,6 +25,8 @@ from .frames import NoFrames, NumberedFrames
 from .lines import read_lines
 from .sequence import Annotation, Frames, Sequence
 
+_FARTHEST = 10.0
+"""Boxes reach a little over the image's border, 0 .. 1; numbers beyond this are something else, such as pixels."""
 _PRESENT = {"present": True, "true": True, "1": True, "absent": False, "false": False, "0": False}
 
 
@@ -153,6 +155,8 @@ def _box(cells: list[str]) -> tuple[float, float, float, float]:
     left, right, top, bottom = (float(cell) for cell in cells)
     if not np.isfinite([left, right, top, bottom]).all() or right < left or bottom < top:
         raise ValueError("the corners are not xmin <= xmax, ymin <= ymax")
+    if max(abs(left), abs(right), abs(top), abs(bottom)) > _FARTHEST:
+        raise ValueError("the corners are not fractions of the image")
     return left, top, right - left, bottom - top
 
 

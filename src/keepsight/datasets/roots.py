@@ -63,7 +63,7 @@ def find_root(name: str, root: str | Path | None = None) -> Root:
     for place in _places(entry, root):
         found = _look(entry, place, looked)
         if found is not None:
-            return Root(found, place.how)
+            return Root(found.absolute(), place.how)  # trackers may change the working directory
         if place.binding:
             break
     raise InputError(_not_found(entry, looked))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, KeepsightError, VideoError
 from ..regions import Region
 
 Array = npt.NDArray[np.float64]
@@ -112,7 +112,13 @@ class Sequence:
 
     @cached_property
     def annotation(self) -> Annotation:
-        return self.read()
+        """Raises :class:`InputError` and :class:`VideoError` that name the file, if it cannot be used."""
+        try:
+            return self.read()
+        except KeepsightError:
+            raise
+        except OSError as error:  # of a small file beside the main one
+            raise VideoError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from None
 
     @property
     def boxes(self) -> Array:

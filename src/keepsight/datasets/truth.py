@@ -15,6 +15,8 @@ from .frames import NumberedFrames, list_images
 from .sequence import Array
 
 _MEND = "get the sequence again, or mend the file (`keepsight data check` lists all)"
+_FARTHEST = 1e9
+"""Pixels; a number beyond is damage."""
 
 
 def read_boxes(path: Path, frames: int | None = None) -> Array:
@@ -23,6 +25,9 @@ def read_boxes(path: Path, frames: int | None = None) -> Array:
     Raises :class:`InputError` for other content or another number of rows, :class:`VideoError` for a missing file.
     """
     boxes = read_rows(path)
+    far = np.flatnonzero((np.abs(boxes) > _FARTHEST).any(axis=1))  # nan compares false
+    if len(far):
+        raise InputError(f"{path}, line {far[0] + 1}: {boxes[far[0]].tolist()} are no pixels of any picture; {_MEND}")
     if frames is not None and len(boxes) != frames:
         raise InputError(f"{path} has {len(boxes)} lines, but the sequence has {frames} frames; {_MEND}")
     return boxes

@@ -1,8 +1,9 @@
-"""What the scoring rules of segmentation and long-term tracking share: which sequences have results, speed, messages."""
+"""What the scoring rules share: which sequences have results, speed, messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ Missing: TypeAlias = Literal["leave_out", "refuse"]
 
 
 def with_results(
-    sequences: Iterable[Sequence], runs: Mapping[str, list[Run]], dataset: str, missing: Missing
+    sequences: Iterable[Sequence], runs: Mapping[str, Many[Run]], dataset: str, missing: Missing
 ) -> list[Sequence]:
     """All sequences, after it is made sure that enough of them have a run. Raises :class:`InputError` otherwise."""
     asked = list(sequences)

@@ -277,7 +277,7 @@ class GuestEntrant(Entrant):
                 self._guest = open_guest(spec.kind, spec.target, spec.weights)
         except GuestError as error:
             raise InputError(str(error)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that is no module ends its interpreter
             raise _failed(spec, "when it was made", error) from error
         self.deterministic = self._guest.deterministic
 
@@ -288,14 +288,14 @@ class GuestEntrant(Entrant):
         try:
             with redirect_stdout(sys.stderr):
                 self._guest.init(frame, box, seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failed(self._spec, "in init", error) from error
 
     def update(self, frame: np.ndarray) -> Answer:
         try:
             with redirect_stdout(sys.stderr):
                 return _answer(self._guest.update(frame))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failed(self._spec, "in update", error) from error
 
 
@@ -304,7 +304,7 @@ def _answer(said: Mapping[str, Any]) -> Answer:
     return Answer((x, y, w, h), said["presence"], said["lost"], None, said.get("seconds"))
 
 
-def _failed(spec: EntrantSpec, where: str, error: Exception) -> TrackerError:
+def _failed(spec: EntrantSpec, where: str, error: BaseException) -> TrackerError:
     if isinstance(error, GuestError):
         return TrackerError(str(error))
     return TrackerError(f"the tracker {spec.text} failed {where}: {type(error).__name__}: {error}")

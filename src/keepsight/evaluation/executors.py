@@ -112,7 +112,7 @@ class Processes(Engine):
         self._pools: list[ProcessPoolExecutor | None] = [None] * len(devices)
 
     def submit(self, slot: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        with one_thread_environment():  # the process is started here if there is none yet
+        with one_thread_environment(), _sigint_held_back():  # the process is started here if there is none yet
             try:
                 return self._pool(slot).submit(function, *arguments)
             except BrokenProcessPool:  # died between two tasks
@@ -161,6 +161,21 @@ def _end_with(lifeline: Any) -> None:
     with suppress(OSError):
         lifeline.poll(None)  # nothing is ever sent: this returns when the other side has closed
     os._exit(1)
+
+
+@contextmanager
+def _sigint_held_back() -> Iterator[None]:
+    """Processes that are started here never get SIGINT, also while they import; here it arrives afterwards."""
+    import signal
+
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from ..regions import region_to_box
 from ..text import parse_rows
 from .common import listed
 from .file_tree import FileTree, open_tree
+from .oxuva import file_scale
 from .runs import Run
 from .vot_files import decode_regions, parse_regions
 
@@ -456,6 +457,7 @@ def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], no
     aside = {(f.sequence, f.role, f.repetition): f.name for f in files.files if f.role != "result"}
     results = [f for f in files.files if f.role == "result"]
     as_binary = {(f.sequence, f.repetition) for f in results if f.name.endswith(".bin")}
+    numbers = {(f.sequence, f.repetition or 0) for f in results}
     for f in sorted(results, key=lambda f: (f.sequence, f.repetition or 0)):
         if f.name.endswith(".txt") and (f.sequence, f.repetition) in as_binary:
             continue
@@ -470,7 +472,8 @@ def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], no
         name = aside.get((f.sequence, "time", f.repetition)) or aside.get((f.sequence, "time", None))
         if name is not None:
             table = parse_rows(tree.read(name), tree.label(name), None, blank="nan")  # (N, 1 or repetitions)
-            column = min((f.repetition or 1) - 1, table.shape[1] - 1) if not f.anchor else 0
+            first = min(1, min(r for s, r in numbers if s == f.sequence))  # repetitions count from 1, or from 0
+            column = min((f.repetition or 0) - first, table.shape[1] - 1) if not f.anchor else 0
             seconds = _fitted(table[:, column], len(regions), name, notes)
         run = Run(boxes, presence, seconds=seconds, regions=regions, anchor=f.repetition if f.anchor else None)
         runs.setdefault(f.sequence, []).append(run)
@@ -519,7 +522,7 @@ def _track(data: bytes, label: str, sequence: Sequence) -> Run:
     Boxes are in the unit of the data set's annotation: pixels, or fractions if it has no images. Those of frames called
     absent are kept as they are in the file.
     """
-    w, h = sequence.annotation.image_size or (1, 1)
+    w, h = file_scale(sequence)
     n = len(sequence)
     boxes, presence = np.full((n, 4), np.nan), np.full(n, np.nan)
     lost = np.zeros(n, np.bool_)

@@ -30,6 +30,7 @@ from ..errors import InputError, VideoError, nearest_names
 from ..text import write_atomically, write_rows
 from .common import listed
 from .foreign import frame_names
+from .oxuva import file_scale
 from .runs import Run
 from .vot_files import run_regions, write_vot_results
 
@@ -112,7 +113,7 @@ def export(
         overwrite: replace an existing zip, or files in an existing folder; else that is an error.
 
     Frames without a box: ``nan`` for ``lasot`` and ``otb``, 0,0,0,0 for ``got10k``, ``trackingnet`` and ``pytracking``,
-    which scores the same and is what their readers accept; code 0 for ``vot``, no line for ``oxuva``.
+    whose readers accept no nan (pytracking takes the box before); code 0 for ``vot``, no line for ``oxuva``.
 
     Raises :class:`InputError` if sequences are missing or do not fit their frames (names them), and
     :class:`VideoError` if the files cannot be written, for example because the disk is full; nothing is left then.
@@ -269,7 +270,7 @@ def _write_oxuva(folder: Path, job: _Job) -> None:
         video, _, thing = sequence.name.rpartition("_")
         if not video:
             raise InputError(f"{sequence.name!r} is no name of an OxUvA track; expected <video>_<object>")
-        w, h = sequence.annotation.image_size or (1, 1)
+        w, h = file_scale(sequence)
         low = np.clip(run.boxes[:, :2] / (w, h), 0, 1)  # (N, 2)
         high = np.clip((run.boxes[:, :2] + run.boxes[:, 2:]) / (w, h), 0, 1)
         lost = np.zeros(len(low), np.bool_) if run.lost is None else run.lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from .published import PublishedRow, published_rows
@@ -29,6 +29,11 @@ class Group:
         return safe_name(f"{self.dataset}-{self.rule}")
 
     @property
+    def unit(self) -> str:
+        """``in percent`` where all numbers of the tables are."""
+        return "in percent" if all(m.factor == 100 for m in self.metrics) else ""
+
+    @property
     def sequences(self) -> tuple[str, ...]:
         """Names of the sequences of all trackers, in the data set's order."""
         return tuple(dict.fromkeys(s.name for one in self.scores for s in one.sequences))
@@ -40,8 +45,16 @@ class Group:
         return tuple(dict.fromkeys(known))
 
     def published(self) -> list[PublishedRow]:
-        """What papers print about the data set, in this group's metrics."""
-        return published_rows(self.dataset, [m.name for m in self.metrics])
+        """What papers print about the data set, in this group's metrics.
+
+        Every VOT rule has an ``R`` of its own: failures, a chance, a share. It is shown under the same rule only.
+        """
+        rows = published_rows(self.dataset, [m.name for m in self.metrics])
+        same = [
+            r if r.rule == self.rule else replace(r, values={k: v for k, v in r.values.items() if k != "R"})
+            for r in rows
+        ]
+        return [r for r in same if r.values]
 
     def best(self, metric: Metric) -> float:
         """The best value any tracker of the group has; nan if none has one."""

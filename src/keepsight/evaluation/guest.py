@@ -132,12 +132,12 @@ class PythonGuest:
 
         said = self._tracker.update(Image.fromarray(frame))
         try:
-            box = [float(v) for v in np.asarray(said, dtype=np.float64).ravel()]
+            values = np.asarray(said, dtype=np.float64)
         except (TypeError, ValueError):
-            box = []
-        if len(box) != 4:
+            values = np.zeros(0)
+        if values.size != 4 or 4 not in values.shape:  # (2, 2) would be two points, or anything
             raise GuestError(f"{self._target}.update returned {str(said)[:80]!r}; expected four numbers x, y, w, h")
-        return {"box": box, "presence": None, "lost": None}
+        return {"box": values.ravel().tolist(), "presence": None, "lost": None}
 
 
 def _load_class(target: str) -> tuple[Any, Path | None]:

@@ -128,7 +128,12 @@ def _section(
         "explanation": _explanation(group.rule),
         "sequence_count": len(group.sequences),
         "metrics": group.metrics,
-        "legend": "; ".join(f"{m.name}: {m.label}" for m in group.metrics if m.label != m.name),
+        "legend": "; ".join(
+            [
+                *filter(None, [group.unit.capitalize()]),
+                *(f"{m.name}: {m.label}" for m in group.metrics if m.label != m.name),
+            ]
+        ),
         "rows": [_overview_row(rank, one, group, styles) for rank, one in enumerate(group.scores, 1)],
         "published": [_published_row(row, group) for row in (group.published() if published else [])],
         "curves": any(one.curves for one in group.scores),

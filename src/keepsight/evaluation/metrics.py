@@ -17,18 +17,20 @@ other environments.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
-from .one_pass import Measured, Truth, measure, prepare
+from ..errors import HiddenTruthError, InputError
+from .common import Missing, frames_per_second, listed, with_results
+from .one_pass import Measured, measure, prepare
 from .rules import OPERule, family, ope_rule
 from .scores import Curve, Metric, Scores, SequenceScore
 from .statistics import bootstrap_interval
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from .runs import Run
 
 Array = npt.NDArray[np.float64]
-Missing = Literal["leave_out", "refuse"]
 
 # --- two arrays ---------------------------------------------------------------------------------------------------------
 
@@ -124,24 +125,19 @@ def score_ope(
     """Success, precision and normalised precision of one tracker.
 
     ``runs[sequence.name]``: its repetitions; curves are averaged over them per sequence, then over sequences. ``rule``: a
-    name, applied to ``dataset`` as :func:`ope_rule` says, or a rule of your own. ``missing``: sequences without result are
-    left out, which a note says, or refused (TrackingNet's rule counts them as zeros). ``keep_per_frame``: keep
-    ``overlap``, ``centre_error`` and ``norm_error``, (repetitions, N), of every sequence: an overlap of -1 never counts; an
-    error of -1 always and inf never does; nan was not scored. ``confidence``: of the bootstrap intervals over sequences,
-    None for none.
+    name, applied to ``dataset`` as :func:`ope_rule` says (in joined data sets to each sequence's own), or a rule of your
+    own. ``missing``: sequences without result are left out, which a note says, or refused (TrackingNet's rule counts them
+    as zeros). ``keep_per_frame``: keep ``overlap``, ``centre_error`` and ``norm_error``, (repetitions, N), of every
+    sequence: an overlap of -1 never counts; an error of -1 always and inf never does; nan was not scored. ``confidence``:
+    of the bootstrap intervals over sequences, None for none.
 
     Raises :class:`InputError`, which names sequence and frame, for predictions and ground truth that the rule refuses, for
     hidden ground truth, and if no sequence has a result.
     """
     how = ope_rule(rule, dataset) if isinstance(rule, str) else rule
     found = _find(sequences, runs, dataset, how.name, "zeros" if how.missing == "zeros" else missing)
-    truth = prepare(
-        how,
-        [s.name for s in found.scored],
-        [s.boxes for s in found.scored],
-        [None if how.absent == "ignored" else s.annotation.visible for s in found.scored],
-    )
-    rounds = [measure(truth, found.boxes(r), keep_per_frame=keep_per_frame) for r in range(found.repetitions)]
+    own = [_own_rule(rule, dataset, s) if isinstance(rule, str) else rule for s in found.scored]
+    rounds = _measure(found, own, keep_per_frame)
     having = found.having()  # (R, S)
     curves = {
         "success": _rates([m.success for m in rounds], rounds, having, how),
@@ -150,26 +146,32 @@ def score_ope(
     }  # (S, 21), (S, K), (S, K): shares of frames
     values = _numbers(how, curves)  # (S,) each
     values["mean_overlap"] = _over_rounds(np.stack([m.mean_overlap for m in rounds]), having)
-    weights: Array | None = None
-    total = {k: float(v) for k, v in _numbers(how, {k: _mean_curve(c, how) for k, c in curves.items()}).items()}
-    total["mean_overlap"] = _mean(values["mean_overlap"])
     if how.missing == "zeros":
         values["Coverage"] = _coverage(found)
-        total["Coverage"] = float(np.average(values["Coverage"], weights=truth.lengths))
-    per_frame = _per_frame(truth, rounds, having) if keep_per_frame else {}
+
+    def summary(rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+        mean = {k: _mean_curve(c[rows], how) for k, c in curves.items()}
+        numbers = {k: float(v) for k, v in _numbers(how, mean).items()}
+        numbers["mean_overlap"] = _mean(values["mean_overlap"][rows])
+        if "Coverage" in values:
+            lengths = np.array([len(s.boxes) for s in found.scored])
+            numbers["Coverage"] = float(np.average(values["Coverage"][rows], weights=lengths[rows]))
+        return numbers
+
+    per_frame = _per_frame(found, rounds, having) if keep_per_frame else {}
     counted = np.stack([m.counted for m in rounds]).max(axis=0)
     return Scores(
         tracker,
         dataset,
         how.name,
         _metrics(how),
-        total,
-        found.parts(values, curves, per_frame, weights),
+        summary(np.ones(len(found.scored), bool)),
+        found.parts(values, curves, per_frame, None),
         _data_set_curves(how, {k: _mean_curve(c, how) for k, c in curves.items()}),
-        *_by_attribute(found, values, weights),
-        _intervals(values, weights, confidence, seed),
+        *_by_attribute(found, summary),
+        _intervals(values, None, confidence, seed),
         found.repetitions,
-        _frames_per_second(found),
+        frames_per_second(run for own in found.runs.values() for run in own),
         (*found.notes(), *_ope_notes(how, found, rounds, counted)),
     )
 
@@ -201,6 +203,36 @@ def score_trackingnet(
         confidence=confidence,
         seed=seed,
     )
+
+
+def _own_rule(rule: str, dataset: str, sequence: Sequence) -> OPERule:
+    """The rule as it is applied to one sequence: in joined data sets (NUO323) UAV123's keep their own special case."""
+    return ope_rule(rule, dataset if family(dataset) != "otb" and "+" not in dataset else sequence.dataset)
+
+
+def _measure(found: _Found, rules: list[OPERule], keep_per_frame: bool) -> list[Measured]:
+    """Every repetition of all scored sequences, those of one rule at a time."""
+    rounds: list[list[Measured]] = [[] for _ in range(found.repetitions)]
+    boxes = [found.boxes(r) for r in range(found.repetitions)]
+    stop = 0
+    for how, group in itertools.groupby(rules):
+        start, stop = stop, stop + len(list(group))
+        part = found.scored[start:stop]
+        visible = [None if how.absent == "ignored" else s.annotation.visible for s in part]
+        truth = prepare(how, [s.name for s in part], [s.boxes for s in part], visible)
+        for done, own in zip(rounds, boxes, strict=True):
+            done.append(measure(truth, own[start:stop], keep_per_frame=keep_per_frame))
+    return [_joined(parts) for parts in rounds]
+
+
+def _joined(parts: list[Measured]) -> Measured:
+    """The sequences of all ``parts``, one after another."""
+
+    def joined(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return sum(values) if isinstance(values[0], int) else None if values[0] is None else np.concatenate(values)
+
+    return Measured(**{f.name: joined(f.name) for f in fields(Measured)})
 
 
 def _rates(
@@ -305,12 +337,13 @@ def _coverage(found: _Found) -> Array:
     return np.array(shares)
 
 
-def _per_frame(truth: Truth, rounds: list[Measured], having: npt.NDArray[np.bool_]) -> dict[str, dict[str, Array]]:
+def _per_frame(found: _Found, rounds: list[Measured], having: npt.NDArray[np.bool_]) -> dict[str, dict[str, Array]]:
     kept: dict[str, dict[str, Array]] = {}
-    stop = np.cumsum(truth.lengths)
-    for i, name in enumerate(truth.names):
-        here, own = slice(stop[i] - truth.lengths[i], stop[i]), np.flatnonzero(having[:, i])
-        kept[name] = {
+    stop = 0
+    for i, sequence in enumerate(found.scored):
+        start, stop = stop, stop + len(sequence.boxes)
+        here, own = slice(start, stop), np.flatnonzero(having[:, i])
+        kept[sequence.name] = {
             part: np.stack([getattr(rounds[r], part)[here] for r in own])
             for part in ("overlap", "centre_error", "norm_error")
         }  # (repetitions, N) each
@@ -330,7 +363,7 @@ def _ope_notes(how: OPERule, found: _Found, rounds: list[Measured], counted: npt
         notes.append(f"{_count(cut, 'prediction')} behind the end of a sequence are not used")
     flagged = [s for s in found.scored if s.annotation.visible is not None]
     if (
-        how.absent in ("wrong", "left_out")
+        how.absent in ("wrong", "left_out", "removed")
         and family(found.dataset).startswith("lasot")
         and len(flagged) < len(found.scored)
     ):
@@ -340,7 +373,7 @@ def _ope_notes(how: OPERule, found: _Found, rounds: list[Measured], counted: npt
         )
     undefined = [s.name for s, n in zip(found.scored, counted, strict=True) if n == 0]
     if undefined:
-        notes.append(f"{_count(len(undefined), 'sequence')} without any frame to score: {_listed(undefined)}")
+        notes.append(f"{_count(len(undefined), 'sequence')} without any frame to score: {listed(undefined)}")
     return notes
 
 
@@ -385,6 +418,10 @@ def score_got10k(
         ao = np.bincount(row[keep], weights=overlap[keep], minlength=size) / scored
     values = {"AO": ao, "SR50": curve[:, 50], "SR75": curve[:, 75]}
     weights = scored.astype(np.float64)
+
+    def summary(rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+        return {k: _mean(v[rows], weights[rows]) for k, v in values.items()}
+
     per_frame: dict[str, dict[str, Array]] = {}
     if keep_per_frame:
         parts = np.split(np.where(keep, overlap, np.nan), np.cumsum([len(f[0]) for f in frames])[:-1])
@@ -397,14 +434,14 @@ def score_got10k(
         dataset,
         rule,
         (Metric("AO", "AO"), Metric("SR50", "SR 0.50"), Metric("SR75", "SR 0.75")),
-        {k: _mean(v, weights) for k, v in values.items()},
+        summary(np.ones(size, bool)),
         found.parts(values, {"success": curve}, per_frame, weights),
         {
             "success": Curve(
                 grid, above.sum(axis=0) / max(1, scored.sum()), "Overlap threshold", "Share of frames with IoU > threshold", "AO"
             )
         },
-        *_by_attribute(found, values, weights),
+        *_by_attribute(found, summary),
         _intervals(values, weights, confidence, seed),
         found.repetitions,
         _toolkit_speed(found),
@@ -428,7 +465,7 @@ def _scored_frames(sequence: Sequence, run: Run, repetition: int) -> tuple[Array
         if len(bad):
             raise InputError(
                 f"{where}: the {what} of frame {bad[0] + 1} is {tuple(map(float, rows[bad[0]]))}, and GOT-10k's rule has no "
-                "place for that; give finite boxes (the last box where the tracker says lost)"
+                "place for that; give finite boxes (the last box where the tracker says lost), or choose the rule 'present'"
             )
     limits = np.full(
         (len(pred), 2), np.nan if known.image_size is None else np.array(known.image_size, dtype=np.float64)
@@ -471,7 +508,7 @@ def _got10k_notes(found: _Found, scored: npt.NDArray[np.int64]) -> list[str]:
             notes.append(f"{_count(len(lacking), 'sequence')} without {what}: {effect}")
     undefined = [s.name for s, n in zip(found.scored, scored, strict=True) if n == 0]
     if undefined:
-        notes.append(f"{_count(len(undefined), 'sequence')} without any frame to score: {_listed(undefined)}")
+        notes.append(f"{_count(len(undefined), 'sequence')} without any frame to score: {listed(undefined)}")
     return notes
 
 
@@ -555,7 +592,7 @@ class _Found:
         if self.lost:
             done = "count as zeros" if self.zeros else "are left out"
             notes.append(
-                f"{len(self.lost)} of {len(self.sequences)} sequences have no result and {done}: {_listed(self.lost)}"
+                f"{len(self.lost)} of {len(self.sequences)} sequences have no result and {done}: {listed(self.lost)}"
             )
         counts = Counter(len(self.runs[s.name]) for s in self.scored if self.runs[s.name])
         if len(counts) > 1:
@@ -571,23 +608,13 @@ def _find(
     rule: str,
     missing: Literal["leave_out", "refuse", "zeros"],
 ) -> _Found:
-    asked = list(sequences)
+    asked = with_results(sequences, runs, dataset, "leave_out" if missing == "zeros" else missing)
     own = {s.name: list(runs.get(s.name, ())) for s in asked}
     lost = [s.name for s in asked if not own[s.name]]
-    if not asked or len(lost) == len(asked):
-        raise InputError(
-            f"none of {len(asked)} sequences of {dataset} has a result to score; run the tracker on them, or check that the "
-            f"result files are named after the sequences ({_listed(lost) or 'none were given'})"
-        )
-    if lost and missing == "refuse":
-        raise InputError(
-            f"{len(lost)} of {len(asked)} sequences of {dataset} have no result: {_listed(lost)}; run the tracker on them, or "
-            "leave them out for all trackers alike (common_sequences)"
-        )
     scored = asked if missing == "zeros" else [s for s in asked if own[s.name]]
     for s in scored:
         if len(s.boxes) == 1 and any(len(run.boxes) > 1 for run in own[s.name]):
-            raise InputError(
+            raise HiddenTruthError(
                 f"{dataset}/{s.name}: the ground truth is not public (the annotation has the first frame only), so "
                 f"{rule!r} cannot be computed here; write the submission files and send them to the benchmark's server"
             )
@@ -606,7 +633,7 @@ def common_sequences(
     lacking = {name: [s.name for s in asked if not runs.get(s.name)] for name, runs in trackers.items()}
     dropped = {sequence for names in lacking.values() for sequence in names}
     notes = tuple(
-        f"{_count(len(names), 'sequence')} left out for all trackers because {tracker} has no result: {_listed(names)}"
+        f"{_count(len(names), 'sequence')} left out for all trackers because {tracker} has no result: {listed(names)}"
         for tracker, names in lacking.items()
         if names
     )
@@ -622,17 +649,15 @@ def _mean(values: Array, weights: Array | None = None) -> float:
 
 
 def _by_attribute(
-    found: _Found, values: Mapping[str, Array], weights: Array | None
+    found: _Found, summary: Callable[[npt.NDArray[np.bool_]], dict[str, float]]
 ) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Attribute -> metric -> mean over the scored sequences that have it; attribute -> how many they are."""
+    """Attribute -> metric -> value over the scored sequences that have it; attribute -> how many they are.
+
+    ``summary``: (S,) which sequences -> their numbers.
+    """
     names = sorted({a for s in found.scored for a in s.attributes})
-    numbers, sizes = {}, {}
-    for name in names:
-        rows = np.array([name in s.attributes for s in found.scored])
-        picked = None if weights is None else weights[rows]
-        numbers[name] = {k: _mean(v[rows], picked) for k, v in values.items()}
-        sizes[name] = int(rows.sum())
-    return numbers, sizes
+    having = {name: np.array([name in s.attributes for s in found.scored]) for name in names}
+    return {name: summary(rows) for name, rows in having.items()}, {n: int(rows.sum()) for n, rows in having.items()}
 
 
 def _intervals(
@@ -650,17 +675,5 @@ def _intervals(
     return {name: (float(low), float(high)) for name, (low, high) in zip(values, ends, strict=True)}
 
 
-def _frames_per_second(found: _Found) -> float | None:
-    """Frames by their total time, without the first frames; None where no times were recorded."""
-    times = [run.seconds[1:] for s in found.scored for run in found.runs[s.name] if run.seconds is not None]
-    seconds = np.concatenate(times) if times else np.zeros(0)
-    seconds = seconds[seconds > 0]
-    return float(len(seconds) / seconds.sum()) if len(seconds) else None
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _listed(names: Rows[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -211,6 +211,8 @@ def _block(truth: Truth, first: int, last: int, space: tuple[Array, npt.NDArray[
     if rule.absent in ("invalid", "wrong"):
         valid &= visible
     scored = ~has_nan if rule.nan_truth == "removed" else np.ones(len(valid), bool)
+    if rule.absent == "removed":
+        scored &= visible
     if rule.first_frame == "excluded":
         scored &= ~is_first
     counting = scored & visible if rule.absent == "left_out" else scored  # may add to the numerators
@@ -332,11 +334,12 @@ class _Tally:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             overlap = _overlaps(rule, block, box, work)  # (n,)
             centre, norm = _errors(rule, block, box, work)  # (n,), (n,)
+        undefined = block.miss[:0]
         if not usual:
             if rule.bad_predictions == "miss":
-                overlap[bad] = 0.0
-            overlap[np.isnan(overlap)] = 0.0  # nan is above no threshold and within none
-            overlap[block.miss] = 0.0
+                overlap[bad], centre[bad], norm[bad] = 0.0, np.inf, np.inf
+            undefined = np.flatnonzero(np.isnan(overlap))  # nan is above no threshold and within none
+            overlap[undefined] = overlap[block.miss] = 0.0
             centre[np.isnan(centre)] = np.inf
             norm[np.isnan(norm)] = np.inf
         for error, off, on in ((centre, block.never[0], block.always[0]), (norm, block.never[1], block.always[1])):
@@ -351,7 +354,7 @@ class _Tally:
             found = _count(overlap, centre, norm, self.grids, block, work)
         else:
             if not rule.strict:
-                overlap[miss] = -1.0  # 0 would reach the first threshold
+                overlap[miss] = overlap[undefined] = -1.0  # 0 would reach the first threshold
             sides: tuple[Literal["left", "right"], ...] = ("left" if rule.strict else "right", "left", "left")
             found = [
                 _count_carefully(values, grid, block, side)

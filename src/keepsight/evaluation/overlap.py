@@ -108,7 +108,7 @@ def region_overlaps(
     out = np.full(len(predictions), np.nan)
     flat, masked = [], []
     for i, (p, t) in enumerate(zip(predictions, truths, strict=True)):
-        empty = raster.counts_empty and (_is_empty(p), _is_empty(t))
+        empty = raster.counts_empty and (is_empty(p), is_empty(t))
         if empty and any(empty):
             out[i] = float(all(empty))
         elif isinstance(p, Mask) or isinstance(t, Mask):
@@ -134,7 +134,7 @@ def region_overlap(
     return float(region_overlaps([prediction], [truth], bounds, variant)[0])
 
 
-def _is_empty(region: Region) -> bool:
+def is_empty(region: Region) -> bool:
     """Rule ``vot``: codes, masks without pixels and rectangles that round to no pixel."""
     if isinstance(region, Mask):
         return not region.pixels.any()

@@ -109,6 +109,20 @@ def assess(sequence: Sequence, run: Run, present_above: float | None = None) -> 
     )
 
 
+def file_scale(sequence: Sequence) -> tuple[int, int]:
+    """What OxUvA's relative corners are multiplied by to give the annotation's unit: width and height, or 1, 1.
+
+    Raises :class:`InputError` if the annotation is in pixels and the size of the image is not known.
+    """
+    annotation = sequence.annotation
+    if _borderless(annotation.boxes, annotation.image_size):
+        raise InputError(
+            f"{sequence.dataset}/{sequence.name}: OxUvA's files hold fractions of the image, whose size is not known here; "
+            "add the images to the data set's folder, or take another format"
+        )
+    return annotation.image_size or (1, 1)
+
+
 def _said(run: Run, present_above: float | None, where: str) -> tuple[Bools, Bools]:
     """(N,) called present, (N,) there is a prediction at all."""
     has_box = np.asarray(np.isfinite(run.boxes).all(axis=1))
@@ -251,13 +265,18 @@ def score_oxuva(
                 "said": np.stack([t.said.astype(np.float64) for t in own]),
             }
         values = _values(own, iou_thresholds, main) if own else {}
-        parts.append(SequenceScore(sequence.name, len(sequence), values, per_frame=per_frame, lost=not own))
+        weight = float(sum(len(t.frames) for t in own))
+        parts.append(
+            SequenceScore(sequence.name, len(sequence), values, per_frame=per_frame, lost=not own, weight=weight)
+        )
     curves = {}
     for threshold in iou_thresholds:
         tpr, tnr, _ = posthoc_curve(tracks, threshold)
         if len(tpr):
             key = f"MaxGM@{threshold:g}"
-            curves[f"posthoc@{threshold:g}"] = Curve(tnr, tpr, "true negative rate", "true positive rate", summary=key)
+            curves[f"posthoc@{threshold:g}"] = Curve(
+                tnr, tpr, "True negative rate", f"True positive rate, IoU ≥ {threshold:g}", summary=key
+            )
     metrics = (Metric("MaxGM", "MaxGM"), Metric("TPR", "TPR"), Metric("TNR", "TNR"), Metric("GM", "GM"))
     used = {s.name: len(runs.get(s.name, ())) for s in sequences}
     return Scores(

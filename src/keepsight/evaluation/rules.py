@@ -49,9 +49,10 @@ class OPERule:
     """What makes a frame's ground truth valid: x, y, w and h all above 0 (so x = 0 is not); or no nan."""
     nan_truth: Literal["refuse", "invalid", "removed"] = "invalid"
     """Ground truth with a nan: an error; an invalid frame; or not in the sequence at all."""
-    absent: Literal["ignored", "invalid", "wrong", "left_out"] = "ignored"
+    absent: Literal["ignored", "invalid", "wrong", "left_out", "removed"] = "ignored"
     """Frames that the data set's own flags call absent (LaSOT). ``ignored``: the flags are not used; ``invalid``: as any
-    invalid frame; ``wrong``: invalid, and never precise; ``left_out``: hit nothing whatever box the ground truth has."""
+    invalid frame; ``wrong``: invalid, and never precise; ``left_out``: hit nothing whatever box the ground truth has;
+    ``removed``: not in the sequence at all."""
     invalid_precision: Literal["wrong", "right"] = "wrong"
     """Whether the centre counts as precise in an invalid frame. The overlap of an invalid frame is always a miss."""
     invalid_norm: Literal["wrong", "right"] = "right"
@@ -157,6 +158,7 @@ _RULES: dict[str, OPERule] = {
         short_results="refuse",
         valid="present",
         nan_truth="removed",
+        absent="removed",
         overlap="continuous",
         centre="continuous",
     ),

@@ -31,7 +31,7 @@ import numpy as np
 
 from ..datasets.sequence import Sequence as Video
 from ..errors import InputError, KeepsightError, nearest_names
-from .entrants import Description, Entrant, EntrantSpec, distinct, parse_entrant
+from .entrants import Box, Description, Entrant, EntrantSpec, distinct, parse_entrant
 from .executors import Engine, WorkerDied, open_engine
 from .protocols import (
     PROTOCOLS,
@@ -134,6 +134,8 @@ class Task:
     key: Key
     frames: int
     """Length of the result."""
+    start: Box | None
+    """The first frame's box, of one-pass protocols: what the result must have been started with."""
     weights_seed: int
     seed: int
 
@@ -339,19 +341,20 @@ class _Work:
             key = Key(spec.name, dataset, protocol, sequence.name)
             try:
                 lengths = _lengths(sequence, protocol)
-            except KeepsightError as error:
-                self._fail(key, str(error))
+                start = sequence.first_box if protocol in ("ope", "longterm") else None
+            except Exception as error:
+                self._fail(key, *_explain(error))
                 continue
             for anchor, length in lengths:
                 for number in range(1, repetitions + 1):
                     one = replace(key, repetition=number, anchor=anchor)
                     own_seed = seed_of(seed, dataset, sequence.name, number)
-                    tasks.append(Task(spec, sequence, one, length, seed, own_seed))
+                    tasks.append(Task(spec, sequence, one, length, start, seed, own_seed))
         missing: list[Task] = []
         for task in sorted(tasks, key=lambda t: -t.frames):
             if overwrite:
                 self.store.discard(task.key)
-            if not overwrite and self.store.is_done(task.key, task.frames):
+            if not overwrite and self._is_done(task):
                 self.present += 1
             elif task.key.repetition > SAME_RUNS:
                 self.held.setdefault(replace(task.key, repetition=1), []).append(task)
@@ -360,6 +363,9 @@ class _Work:
         self.queue.extend(missing)
         for key in [k for k in self.held if k.tracker == spec.name]:
             self._settle(key)
+
+    def _is_done(self, task: Task) -> bool:
+        return self.store.is_done(task.key, task.frames, task.start)
 
     def _settle(self, key: Key) -> None:
         """Once the first three repetitions are there: drop the later ones if the three are equal, else queue them."""
@@ -408,7 +414,7 @@ class _Work:
             self.busy.append(task)
             return
         try:
-            if self.store.is_done(task.key, task.frames):  # another run did it in the meantime
+            if self._is_done(task):  # another run did it in the meantime
                 self.present += 1
                 claim.release()
                 self._settle(task.key)
@@ -455,7 +461,7 @@ class _Work:
     def _wait_for_others(self) -> None:
         """All that is left is being tracked by another process: wait for it while it lives."""
         task = self.busy.popleft()
-        if self.store.is_done(task.key, task.frames) or self.store.claimable(task.key):
+        if self._is_done(task) or self.store.claimable(task.key):
             self.queue.append(task)
             return
         self.busy.append(task)
@@ -530,11 +536,15 @@ def track(task: Task, device: str) -> Outcome:
         with one_thread():
             entrant = _entrant(task.spec, device, task.weights_seed, threading.get_ident())
             return Outcome(lead(entrant, task.sequence, task.key.protocol, task.key.anchor, task.seed))
-    except KeepsightError as error:
-        return Outcome(reason=str(error))
     except Exception as error:
-        where = traceback.format_exc(limit=-8)
-        return Outcome(reason=f"{type(error).__name__}: {error}", trace=where)
+        return Outcome(None, *_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """Reason and trace; what was foreseen needs no trace."""
+    if isinstance(error, KeepsightError):
+        return str(error), ""
+    return f"{type(error).__name__}: {error}", traceback.format_exc(limit=-8)
 
 
 def lead(entrant: Entrant, sequence: Video, protocol: str, anchor: int | None, seed: int) -> Run:

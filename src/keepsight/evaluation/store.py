@@ -159,7 +159,15 @@ class ResultStore:
             + "\n"
         )
         for _ in range(2):  # again if another run makes the file in between
+            orphans = next(
+                folder.rglob("*_[0-9][0-9][0-9]*.txt"), None
+            )  # looked for first: run.json is older than results
             before = _read_manifest(path)
+            if before is None and orphans is not None and not overwrite:
+                raise ResultsError(
+                    f"{folder} holds results without a run.json, so what they depend on is unknown; give another --results "
+                    "folder, or --overwrite to remove them"
+                )
             if before is None and overwrite and folder.exists():
                 self._remove(folder)
             if before is None and _write_new(path, text):
@@ -181,7 +189,12 @@ class ResultStore:
         busy = [lock for lock in (folder / ".locks").glob("*") if not _is_stale(lock)]
         if busy:
             raise ResultsError(f"{folder} cannot be overwritten: {_owner(_read_lock(busy[0]))} works there ({busy[0]})")
-        shutil.rmtree(folder)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise ResultsError(
+                f"{folder} cannot be removed: {error.strerror or error}; give another --results folder"
+            ) from None
 
     def manifest(self, dataset: str, protocol: str, tracker: str) -> Manifest | None:
         """What ``run.json`` says; None if there is none."""
@@ -228,30 +241,38 @@ class ResultStore:
         except FileNotFoundError:
             raise ResultsError(f"there is no result of {key}: no file {path}; run keepsight eval") from None
         except OSError as error:
-            raise ResultsError(f"{path} cannot be read: {error.strerror or error}") from None
-        rows, columns = _parse(data, path)
+            raise ResultsError(f"{path} cannot be read: {error.strerror or error}; remove it") from None
+        rows, columns = _parse(data, path, _title(key))
         run = _run(rows, columns, key.anchor)
         return _with_masks(_with_times(run, self.time_path(key)), self.masks_path(key))
 
-    def frames_done(self, key: Key) -> int | None:
-        """Frames of a whole result; None if there is none or it is damaged (it is then tracked again)."""
-        try:
-            return len(self.read(key).boxes)
-        except ResultsError:
-            return None
+    def is_done(self, key: Key, frames: int, start: tuple[float, ...] | None = None) -> bool:
+        """Whether there is a whole result with as many frames as the sequence.
 
-    def is_done(self, key: Key, frames: int) -> bool:
-        """Whether there is a whole result with as many frames as the sequence."""
-        return self.frames_done(key) == frames
+        ``start``: the first frame's box; a one-pass result that was started with another one (the annotation has been
+        changed since) is not done. What is damaged is not done either: it is tracked again.
+        """
+        try:
+            run = self.read(key)
+        except ResultsError:
+            return False
+        return len(run.boxes) == frames and (start is None or tuple(run.boxes[0]) == start)
 
     def discard(self, key: Key) -> None:
-        """Remove a result, and what a killed program left of one. Only for who holds the lock."""
-        path = self.path(key)
-        with suppress(FileNotFoundError):
-            path.unlink()
-        for file in (path, self.time_path(key)):
-            for left in file.parent.glob(f".{_glob(file.name[:80])}.*.part"):
-                left.unlink(missing_ok=True)
+        """Remove a result, and what a killed program left of one. Only for who holds the lock.
+
+        Raises :class:`ResultsError` if it cannot be removed.
+        """
+        path, times = self.path(key), self.time_path(key)
+        unfinished = [left for f in (path, times) for left in f.parent.glob(f".{_glob(f.name[:80])}.*.part")]
+        for file in (path, *unfinished):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:  # a directory, say, or a folder that may not be changed
+                why = error.strerror or error
+                raise ResultsError(
+                    f"{file} cannot be replaced: {why}; remove it, or give another --results folder"
+                ) from None
 
     def repetitions(self, key: Key) -> list[Run]:
         """All repetitions of a result that are there, in order. ``key.repetition`` does not matter."""
@@ -346,12 +367,17 @@ def _format(key: Key, run: Run) -> str:
             columns.append(np.asarray(values, dtype=np.float64)[:, None])
             names.append(name)
     rows = np.concatenate(columns, axis=1)  # (N, columns)
-    what = f"{key.dataset}/{key.sequence}, repetition {key.repetition}"
-    what += "" if key.anchor is None else f", anchor {key.anchor}"
-    lines = [f"# keepsight result 1: {what}", f"# {','.join(names)}"]
+    lines = [f"# keepsight result 1: {_title(key)}", f"# {','.join(names)}"]
     lines += [",".join(_digits(v) for v in row) for row in rows.tolist()]
     text = "\n".join(lines) + "\n"
     return text + f"# end: {len(rows)} frames, sha256 {_sum(text.encode())}\n"
+
+
+def _title(key: Key) -> str:
+    """What a file says of whom it is, in one line: it may have been copied to another's place."""
+    what = f"{key.dataset}/{key.sequence}, repetition {key.repetition}"
+    what += "" if key.anchor is None else f", anchor {key.anchor}"
+    return "".join(c if c.isprintable() else quote(c) for c in what)
 
 
 def _digits(value: float) -> str:
@@ -372,8 +398,8 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _parse(data: bytes, path: Path) -> tuple[np.ndarray, list[str]]:
-    """(N, columns) numbers and the columns' names."""
+def _parse(data: bytes, path: Path, title: str) -> tuple[np.ndarray, list[str]]:
+    """(N, columns) numbers and the columns' names. ``title``: whose result it must be."""
     again = "keepsight eval tracks it again; or remove the file"
     data = data.replace(b"\r\n", b"\n")
     body, mark, last = data.rpartition(b"# end: ")
@@ -387,6 +413,9 @@ def _parse(data: bytes, path: Path) -> tuple[np.ndarray, list[str]]:
     head, names, numbers = body.split(b"\n", 2)
     if not head.startswith(b"# keepsight result 1:"):
         raise ResultsError(f"{path} was written by another version of keepsight; {again}")
+    whose = head.decode().removeprefix("# keepsight result 1: ")
+    if whose != title:
+        raise ResultsError(f"{path} holds the result of {whose}, not of {title}; {again}")
     columns = names.decode().removeprefix("# ").split(",")
     if columns[:4] != ["x", "y", "w", "h"] or not set(columns) <= set(_COLUMNS):
         raise ResultsError(f"{path} has the columns {columns}, which are unknown; {again}")
@@ -416,6 +445,8 @@ def _with_times(run: Run, path: Path) -> Run:
         data = path.read_bytes()
     except FileNotFoundError:
         return run
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror or error}; remove it") from None
     try:
         seconds = parse_rows(data, str(path), 1)[:, 0]
     except InputError as error:
@@ -439,11 +470,24 @@ def _read_manifest(path: Path) -> Manifest | None:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("format") != "keepsight run" or fields.pop("version") != 1:
             raise ValueError
-        return Manifest(**fields)
+        manifest = Manifest(**fields)
+        texts = [
+            manifest.tracker,
+            manifest.spec,
+            manifest.dataset,
+            manifest.protocol,
+            manifest.data_root,
+            manifest.device,
+        ]
+        texts += [text for pair in manifest.identity.items() for text in pair]
+        numbers = [manifest.seed] if manifest.frames is None else [manifest.seed, manifest.frames]
+        if not all(isinstance(v, str) for v in texts) or not all(isinstance(v, int) for v in numbers):
+            raise TypeError
+        return manifest
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ResultsError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise ResultsError(f"{path} cannot be read: {error.strerror or error}; give another --results folder") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ResultsError(
             f"{path} is no keepsight run.json, so what the results beside it depend on is unknown; give another --results "
@@ -566,7 +610,7 @@ def read_runs(
 ) -> dict[str, list[Run]]:
     """Sequence name -> its repetitions (multi-start: anchors of all repetitions), where there are results.
 
-    Raises :class:`ResultsError` for a damaged one.
+    Raises :class:`ResultsError` for a damaged one, and for a one-pass run of another first box than the annotation has now.
     """
     found: dict[str, list[Run]] = {}
     for sequence in sequences:
@@ -577,6 +621,21 @@ def read_runs(
         else:
             keys = [Key(tracker, dataset, protocol, sequence.name)]
         runs = [run for key in keys for run in store.repetitions(key)]
+        if protocol in ("ope", "longterm") and runs:
+            _check_start(keys[0], runs, sequence)
         if runs:
             found[sequence.name] = runs
     return found
+
+
+def _check_start(key: Key, runs: list[Run], sequence: Any) -> None:
+    try:
+        start = sequence.first_box
+    except KeepsightError:  # scoring says why
+        return
+    odd = next((tuple(run.boxes[0].tolist()) for run in runs if tuple(run.boxes[0]) != start), None)
+    if odd is not None:
+        raise ResultsError(
+            f"{key.tracker} was started on {key.dataset}/{key.sequence} with the box {odd}, and the annotation's first box is "
+            f"{start} now; run keepsight eval, which tracks it again, or restore the annotation"
+        )

@@ -179,6 +179,10 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    # after the end of a row these would be its options
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
@@ -206,6 +210,7 @@ def _latex_group(group: Group, published: bool, intervals: bool) -> str:
         for one in group.scores
     ]
     caption = f"{latex_escape(group.dataset)}, scored under the rule \\texttt{{{latex_escape(group.rule)}}}"
+    caption += f", {group.unit}" if group.unit else ""
     counts = {len(one.sequences) for one in group.scores}
     if len(counts) == 1:
         caption += f", {counts.pop()} sequences"

@@ -460,14 +460,19 @@ def _intervals(
     scored: list[_Scored], metrics: tuple[Metric, ...], confidence: float | None, seed: int
 ) -> dict[str, tuple[float, float]]:
     """Metric -> lower and upper end. Sequences are drawn, and count by the number of their objects, as in the mean."""
-    used = [s for s in scored if s.objects]
+    used = [s for s in scored if _weight(s)]
     if confidence is None or len(used) < 2:
         return {}
     table = np.array([[_mean(s.objects.values())[m.name] for m in metrics] for s in used])  # (S, M)
-    weights = [len(s.objects) for s in used]
+    weights = [_weight(s) for s in used]
     ends = bootstrap_interval(table, weights, confidence=confidence, seed=seed)  # (M, 2)
     found = {m.name: (float(low), float(high)) for m, (low, high) in zip(metrics, ends, strict=True)}
     return {name: pair for name, pair in found.items() if not math.isnan(pair[0])}
+
+
+def _weight(scored: _Scored) -> float:
+    """How many objects a sequence brings into the mean over all."""
+    return float(sum(not math.isnan(o["J"]) for o in scored.objects.values()))
 
 
 def _notes(scored: list[_Scored], findings: _Findings) -> list[str]:
@@ -508,7 +513,11 @@ def _scores(
     for s in scored:
         own = {f"{name}/{k}": v for k, o in s.objects.items() for name, v in o.items()}
         mean = _mean(s.objects.values())
-        parts.append(SequenceScore(s.sequence.name, len(s.sequence), mean | own, per_frame=s.per_frame, lost=s.lost))
+        parts.append(
+            SequenceScore(
+                s.sequence.name, len(s.sequence), mean | own, per_frame=s.per_frame, lost=s.lost, weight=_weight(s)
+            )
+        )
     names = sorted(set().union(*(s.sequence.attributes for s in scored))) if scored else []
     having = {a: [s for s in scored if a in s.sequence.attributes and not s.lost] for a in names}
     used = [run for s in scored for run in runs.get(s.sequence.name, ())]

@@ -143,7 +143,7 @@ def score_supervised(
     if rule not in ("vot-supervised", "vot-supervised-py"):
         raise InputError(f"rule {rule!r}; expected 'vot-supervised' or 'vot-supervised-py'")
     sequences = list(sequences)
-    trials, lost, notes = collect(sequences, runs, tracker, missing)
+    trials, lost, notes = collect(sequences, runs, dataset, missing)
     matlab = rule == "vot-supervised"
     scored = [_score_trial(t, "pysot" if matlab else "vot") for t in trials]
     eao_range = eao_range or EAO_RANGES.get(dataset)
@@ -214,7 +214,8 @@ def _sequence_score(scored: _Scored, matlab: bool, keep_per_frame: bool) -> Sequ
         robustness = float(np.exp(-SENSITIVITY * failures / frames))
         values = {"EAO": np.nan, "A": accuracy, "R": robustness, "failures": failures}
     per_frame = {"overlap": scored.eao_overlap} if keep_per_frame else {}
-    return SequenceScore(scored.trial.name, frames, values, per_frame=per_frame)
+    counted = np.isfinite(scored.accuracy_overlap).any(axis=0).sum() if matlab else frames  # what A is pooled over
+    return SequenceScore(scored.trial.name, frames, values, per_frame=per_frame, weight=float(counted))
 
 
 # --- the rule of the MATLAB toolkit and of pysot ------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.sequence import Sequence
-from ..errors import InputError
+from ..errors import HiddenTruthError, InputError
 from ..regions import Code, Polygon, Rectangle, Region, Special
-from .common import Missing
+from .common import Missing, with_results
 from .runs import Run
 
 Array = npt.NDArray[np.float64]
@@ -34,22 +34,14 @@ class Trial:
 
 
 def collect(
-    sequences: Iterable[Sequence], runs: Mapping[str, list[Run]], tracker: str, missing: Missing
+    sequences: Iterable[Sequence], runs: Mapping[str, list[Run]], dataset: str, missing: Missing
 ) -> tuple[list[Trial], list[Sequence], list[str]]:
     """Trials of the sequences that have a result; those that have none; notes about them.
 
     Raises :class:`InputError` if a result is missing (``missing="refuse"``), or if all are.
     """
-    sequences = list(sequences)
+    sequences = with_results(sequences, runs, dataset, missing)
     lost = [s for s in sequences if not runs.get(s.name)]
-    if len(lost) == len(sequences):
-        raise InputError(f"{tracker} has no result for any of the {len(sequences)} sequences")
-    if lost and missing == "refuse":
-        names = ", ".join(s.name for s in lost[:5]) + (", .." if len(lost) > 5 else "")
-        raise InputError(
-            f"{tracker} has no result for {len(lost)} of {len(sequences)} sequences ({names}); VOT's rules need all: run "
-            "those, or leave them out with missing='leave_out', which is another data set"
-        )
     notes = []
     if lost:
         notes.append(f"{len(lost)} of {len(sequences)} sequences have no result and were left out: not VOT's number")
@@ -67,6 +59,11 @@ def truth_regions(sequence: Sequence) -> tuple[Region, ...]:
     if regions is None:
         rows = annotation.boxes if annotation.polygons is None else annotation.polygons  # (N, 4) or (N, 8)
         regions = tuple(_region(row) for row in rows)
+    if len(regions) == 1 < len(sequence):
+        raise HiddenTruthError(
+            f"{sequence.dataset}/{sequence.name}: the ground truth is not public (the annotation has the first frame only); "
+            "write the submission files and send them to the benchmark's server"
+        )
     if len(regions) != len(sequence):
         raise InputError(
             f"{sequence.dataset}/{sequence.name}: ground truth for {len(regions)} of {len(sequence)} frames; VOT's rules "

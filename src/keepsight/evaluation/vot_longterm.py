@@ -70,7 +70,7 @@ def score_longterm(
         raise InputError(f"rule {rule!r}; expected 'vot-lt' or 'vot-lt-pysot'")
     pysot = rule == "vot-lt-pysot"
     sequences = list(sequences)
-    trials, lost, notes = collect(sequences, runs, tracker, missing)
+    trials, lost, notes = collect(sequences, runs, dataset, missing)
     found = [_score_trial(trial, pysot) for trial in trials]
     scores = np.concatenate([f.confidence for f in found])
     thresholds = thresholds_pysot(scores) if pysot else thresholds_vot(scores)

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from ..datasets.sequence import Sequence
 from ..errors import InputError
-from ..regions import Special
 from .common import Missing, frames_per_second
-from .overlap import image_bounds, region_overlaps
+from .overlap import image_bounds, is_empty, region_overlaps
 from .runs import Run
 from .scores import Curve, Metric, Scores, SequenceScore
 from .vot_input import Trial, checked_regions, collect
@@ -91,7 +90,7 @@ def score_multistart(
     if not 1 <= low < high:
         raise InputError(f"eao_range {eao_range}; expected 1 <= low < high, in frames")
     sequences = list(sequences)
-    trials, lost, notes = collect(sequences, runs, tracker, missing)
+    trials, lost, notes = collect(sequences, runs, dataset, missing)
     parts: dict[str, SequenceScore] = {}
     curves, actives, weights = [], [], []
     for trial in trials:
@@ -109,6 +108,7 @@ def score_multistart(
             values,
             curves={"eao": curve},
             per_frame={"overlap": _table(found, len(trial.truth))} if keep_per_frame else {},
+            weight=float(len(trial.truth)),
         )
     phi = _weighted(np.stack(curves), np.stack(actives))  # (high,)
     part = phi[low:high][np.stack(actives)[:, low:high].any(axis=0)]
@@ -159,7 +159,7 @@ def _score_anchors(trial: Trial, threshold: float, grace: int) -> list[_AnchorRu
         regions = checked_regions(trial, by_anchor[anchor], len(frames))
         truth = [trial.truth[i] for i in frames]
         overlap = region_overlaps(regions, truth, image_bounds(trial.size, "vot"), "vot")  # (M,)
-        has_truth = np.array([not isinstance(t, Special) for t in truth])
+        has_truth = np.array([not is_empty(t) for t in truth])
         failed = failing_frame(overlap, has_truth, threshold, grace)
         found.append(_AnchorRun(anchor, overlap, len(overlap) if failed is None else failed))
     return found
