@@ -207,3 +207,18 @@ def test_results_of_an_annotation_that_was_changed_since_are_refused(
     given = ["report", str(results), "--data", str(data), "--out", str(tmp_path / "out"), "--formats", "csv"]
     assert main(given) == 2
     assert "the annotation's first box is (1.0, 2.0, 30.0, 40.0) now" in capsys.readouterr().err
+
+
+def test_a_sequence_that_one_tracker_lacks_is_left_out_for_all(
+    results: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means over different sequences compare the sequences."""
+    for file in (results / "mydata" / "ope" / "far").glob("cat_001*"):
+        file.unlink()
+    given = ["report", str(results), "--data", str(data), "--formats", "csv", "--out"]
+    assert main([*given, str(tmp_path / "both")]) == 0
+    assert "left out for all trackers because far has no result: cat" in capsys.readouterr().out
+    assert main([*given, str(tmp_path / "same"), "--only", "[cd][ao][rg]"]) == 0
+    assert rows(tmp_path / "both")["near"]["AUC"] == rows(tmp_path / "same")["near"]["AUC"]
+    assert main([*given, str(tmp_path / "near"), "--trackers", "near"]) == 0
+    assert rows(tmp_path / "near")["near"]["sequences"] == "3"

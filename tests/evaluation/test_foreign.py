@@ -14,15 +14,13 @@ import pytest
 from PIL import Image
 
 from keepsight.datasets.sequence import Annotation, Sequence
-from keepsight.datasets.vot import read_vot
 from keepsight.errors import InputError, VideoError
 from keepsight.evaluation import file_tree
 from keepsight.evaluation.foreign import LAYOUTS, ForeignResults, read_results
 from keepsight.evaluation.formats import export
 from keepsight.evaluation.runs import Run
 from keepsight.evaluation.score import score
-from keepsight.evaluation.vot_files import read_vot_results
-from keepsight.regions import Code, Polygon, Rectangle, Special, format_region
+from keepsight.regions import Code, Polygon, Rectangle, Special
 
 from . import published_sets
 from .vos_parts import sequence
@@ -398,28 +396,6 @@ def test_published_results(name: str, layout: str) -> None:
 
 
 # --- golden folders -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["vot_supervised", "vot_multistart", "vot_longterm"])
-def test_vot_trees_as_their_own_reader_reads_them(golden: Path, name: str) -> None:
-    folder = golden / "metrics" / name
-    if not folder.is_dir():
-        pytest.skip(f"{golden} has no metrics/{name}")
-    sequences = {s.name: s for s in read_vot(folder / "data")}
-    for place in sorted((folder / "results").iterdir()):
-        found = read_results(place, sequences)
-        assert (found.layout, found.tracker) == ("vot", place.name)
-        experiment = next(note for note in found.notes if note.startswith("experiment ")).split()[1]
-        want = read_vot_results(place, sequences.values(), experiment)
-        assert {n: len(own) for n, own in found.runs.items()} == {n: len(own) for n, own in want.items()}
-        for key, own in want.items():
-            for ours, theirs in zip(found.runs[key], own, strict=True):
-                assert ours.anchor == theirs.anchor
-                assert [format_region(r) for r in ours.regions] == [format_region(r) for r in theirs.regions]
-                for field in ("boxes", "presence", "seconds"):
-                    np.testing.assert_array_equal(
-                        getattr(ours, field), getattr(theirs, field), err_msg=f"{key} {field}"
-                    )
 
 
 def test_one_of_several_trackers_in_golden_folders(golden: Path) -> None:

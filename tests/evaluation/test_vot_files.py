@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from vot_results import read_vot_results
 
 from keepsight.datasets.frames import NoFrames
 from keepsight.datasets.sequence import Annotation, Sequence
@@ -20,7 +21,6 @@ from keepsight.evaluation.vot_files import (
     decode_regions,
     encode_regions,
     read_regions,
-    read_vot_results,
     write_regions,
     write_vot_results,
 )
@@ -200,16 +200,6 @@ def test_other_files_and_sequences_are_left_alone(tmp_path):
     (tmp_path / "baseline/a/a_001_object.txt").write_text("x")
     got = read_vot_results(tmp_path, [sequence("a"), sequence("zebra")])
     assert {name: len(runs) for name, runs in got.items()} == {"a": 1}
-
-
-def test_nothing_found(tmp_path):
-    with pytest.raises(InputError, match="it is empty"):
-        read_vot_results(tmp_path, [sequence()])
-    (tmp_path / "baseline" / "other").mkdir(parents=True)
-    with pytest.raises(InputError, match="it holds other"):
-        read_vot_results(tmp_path, [sequence()])
-    with pytest.raises(InputError, match="no folder"):
-        read_vot_results(tmp_path / "missing", [sequence()])
 
 
 @pytest.mark.parametrize("lines", ["\n0.5\n0.5\n", "\n" + "0.5\n" * 5])

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from agreement import agree, load
 from golden_rules import REPO
+from vot_results import read_vot_results
 
 from keepsight.datasets.frames import NoFrames
 from keepsight.datasets.sequence import Annotation, Sequence
 from keepsight.evaluation.scores import Scores
 from keepsight.evaluation.vot import score_longterm, score_supervised
-from keepsight.evaluation.vot_files import read_vot_results
 from keepsight.regions import parse_region
 from keepsight.text import read_rows
 

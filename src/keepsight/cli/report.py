@@ -52,6 +52,8 @@ def report(command: Report) -> int:
         protocol = protocols[dataset.name] = _protocol(store, dataset, rule)
         dataset, partial = _chosen(command, store, dataset, protocol)
         found, notes = _results(command, store, dataset, protocol)
+        dataset, dropped = _compared(dataset, found, rule, protocol)
+        partial += dropped
         datasets[dataset.name], runs[dataset.name] = dataset, found
         for tracker in found:
             scores.append(_score(dataset, tracker, found[tracker], rule, (*partial, *notes.get(tracker, ()))))
@@ -100,6 +102,22 @@ def _protocol(store: ResultStore, dataset: Dataset, rule: str) -> str:
 def _wanted(command: Report, store: ResultStore, dataset: Dataset, protocol: str) -> list[str]:
     """Our trackers that have results and were asked for."""
     return [t for t in store.trackers(dataset.name, protocol) if not command.trackers or t in command.trackers]
+
+
+def _compared(dataset: Dataset, found: Runs, rule: str, protocol: str) -> tuple[Dataset, tuple[str, ...]]:
+    """The sequences that every tracker has, as pytracking compares trackers; rules that say themselves what a missing
+    result is get all."""
+    from ..evaluation.metrics import common_sequences
+
+    if len(found) < 2 or rule == "trackingnet" or protocol in ("supervised", "multistart"):
+        return dataset, ()
+    common, notes = common_sequences(dataset.values(), found)
+    if not common:
+        raise InputError(
+            f"no sequence of {dataset.name} has results of all of {', '.join(found)}: {'; '.join(notes)}; name those to "
+            "compare with --trackers"
+        )
+    return replace(dataset, sequences={s.name: s for s in common}), notes
 
 
 def _chosen(command: Report, store: ResultStore, dataset: Dataset, protocol: str) -> tuple[Dataset, list[str]]:

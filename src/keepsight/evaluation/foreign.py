@@ -451,6 +451,15 @@ def _fitted(values: Array, count: int, name: str, notes: list[str]) -> Array:
     return np.concatenate((values[:count], np.full(max(count - len(values), 0), np.nan)))
 
 
+def _confidences(text: bytes, label: str, count: int) -> Array:
+    """(count,) numbers, nan for empty lines. They decide the score, so a file that does not fit is an error."""
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    values = parse_rows(text, label, 1, blank="nan")[:, 0] if text.strip() else np.zeros(0)  # no empty lines at the end
+    if len(values) > count or lines < count - 1:  # the last frame's line may be empty and without line end
+        raise InputError(f"{label} has {lines} lines for {count} frames of its run; run this sequence again")
+    return np.pad(values, (0, count - len(values)), constant_values=np.nan)
+
+
 def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], notes: list[str]) -> dict[str, list[Run]]:
     """Regions and codes, with times and confidences where they lie beside. Binary is taken where text is there too."""
     runs: dict[str, list[Run]] = {}
@@ -467,8 +476,7 @@ def _read_vot(tree: FileTree, files: _Files, dataset: Mapping[str, Sequence], no
         presence, seconds = None, None
         confidence = aside.get((f.sequence, "confidence", f.repetition))
         if confidence is not None:
-            values = parse_rows(tree.read(confidence), tree.label(confidence), 1, blank="nan")[:, 0]
-            presence = _fitted(values, len(regions), confidence, notes)
+            presence = _confidences(tree.read(confidence), tree.label(confidence), len(regions))
         name = aside.get((f.sequence, "time", f.repetition)) or aside.get((f.sequence, "time", None))
         if name is not None:
             table = parse_rows(tree.read(name), tree.label(name), None, blank="nan")  # (N, 1 or repetitions)

@@ -358,6 +358,12 @@ def _expected_overlap_py(scored: list[_Scored]) -> Array:
         row[: len(overlap)] = overlap
         if ended:
             row[len(overlap) :] = 0.0
-    curve = _phi(table, np.ones(len(table))).astype(np.float32).astype(np.float64)
-    curve[0] = 0.0
+    # the toolkit's own order of float32 sums: the mean of each fragment's first k frames, then fragment by fragment
+    known = np.isfinite(table)[:, 1:]  # (F, L - 1)
+    kept = np.where(known, table[:, 1:], 0).astype(np.float32)
+    means = np.zeros_like(kept)
+    for k in range(kept.shape[1]):
+        means[:, k] = kept[:, : k + 1].mean(axis=1)
+    curve = np.zeros(longest)
+    curve[1:] = np.where(known, means, np.float32(0)).sum(axis=0).astype(np.float64) / known.sum(axis=0)
     return curve

@@ -13,7 +13,6 @@ Experiments are ``baseline``, ``realtime``, ``unsupervised``, ``longterm``. Bina
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,9 +33,8 @@ from ..regions import (
     encode_runs,
     format_region,
     parse_region,
-    region_to_box,
 )
-from ..text import read_rows, write_atomically
+from ..text import write_atomically
 from .runs import Run
 
 Array = npt.NDArray[np.float64]
@@ -174,81 +172,6 @@ def _decode_region(reader: _Reader) -> Region:
 
 
 # --- one tracker's folder -----------------------------------------------------------------------------------------------
-
-
-def read_vot_results(
-    folder: str | Path, sequences: Iterable[Sequence], experiment: str = "baseline"
-) -> dict[str, list[Run]]:
-    """Runs of one tracker, by sequence: repetitions in order, then anchors in order. Sequences without files are left out.
-
-    ``folder`` is the tracker's (``results/<tracker>``, it holds ``<experiment>/``) or the experiment's own. Where a run is
-    there as text and binary, binary is read. Boxes of polygons and masks are the rectangles around them.
-
-    Raises:
-        InputError: no result for any of the sequences; a damaged file; confidences or times that do not fit.
-    """
-    base = Path(folder) / experiment if (Path(folder) / experiment).is_dir() else Path(folder)
-    names = [s.name for s in sequences]
-    found = {name: _read_sequence(base / name, name) for name in names if (base / name).is_dir()}
-    found = {name: runs for name, runs in found.items() if runs}
-    if not found:
-        there = sorted(p.name for p in base.iterdir())[:6] if base.is_dir() else []
-        raise InputError(
-            f"{base} holds results for none of {len(names)} sequences ({', '.join(names[:3])}, ..); "
-            + (
-                f"it holds {', '.join(there)}; "
-                if there
-                else "it is no folder; "
-                if not base.is_dir()
-                else "it is empty; "
-            )
-            + f"expected {base / (names[0] if names else 'NAME')}/*_001.txt or .bin (experiment {experiment!r})"
-        )
-    return found
-
-
-def _read_sequence(folder: Path, name: str) -> list[Run]:
-    pattern = re.compile(re.escape(name.split("/")[-1]) + r"_(\d{3}|\d{8})\.(txt|bin)")
-    files: dict[tuple[int, int], Path] = {}
-    for path in sorted(folder.iterdir(), reverse=True):  # .txt before .bin, which replaces it
-        match = pattern.fullmatch(path.name)
-        if match:
-            files[len(match[1]), int(match[1])] = path
-    table = folder / f"{name.split('/')[-1]}_time.txt"
-    times = read_rows(table, None, blank="nan") if table.is_file() else None  # (N, repetitions)
-    runs = []
-    for (digits, number), path in sorted(files.items()):
-        column = None if times is None or digits != 3 else times[:, min(number, times.shape[1]) - 1]
-        runs.append(_read_run(path, number if digits == 8 else None, column))
-    return runs
-
-
-def _read_run(path: Path, anchor: int | None, seconds: Array | None) -> Run:
-    regions = read_regions(path)
-    boxes = np.array([region_to_box(r) for r in regions])  # (N, 4)
-    own = _values(path, "time", len(regions))
-    if own is None and seconds is not None and len(seconds) == len(regions):
-        own = seconds
-    return Run(
-        boxes=boxes,
-        presence=_values(path, "confidence", len(regions)),
-        seconds=own,
-        regions=regions,
-        anchor=anchor,
-    )
-
-
-def _values(path: Path, what: str, count: int) -> Array | None:
-    """(N,) of ``<stem>_<what>.value``, nan for empty lines; None without the file."""
-    file = path.with_name(f"{path.stem}_{what}.value")
-    if not file.is_file():
-        return None
-    text = file.read_bytes()
-    lines = text.count(b"\n") + (not text.endswith(b"\n"))
-    values = read_rows(file, 1, blank="nan")[:, 0] if text.strip() else np.zeros(0)  # without empty lines at the end
-    if len(values) > count or lines < count - 1:  # the last frame's line may be empty and without line end
-        raise InputError(f"{file} has {lines} lines for {count} frames of {path.name}; run this sequence again")
-    return np.pad(values, (0, count - len(values)), constant_values=np.nan)
 
 
 def write_vot_results(
