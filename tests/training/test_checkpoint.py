@@ -183,7 +183,9 @@ def test_pruning_keeps_the_newest_and_epochs(tmp_path):
     for step in (5, 10, 15, 20, 25, 30):
         checkpoint_path(tmp_path, step).write_text("")
     (tmp_path / "step-x.safetensors").write_text("not ours")
+    (tmp_path / ".step-000000040.safetensors.77-abc.part").write_text("of a killed process")
     prune(tmp_path, 2, keep_every=10)
+    assert not list(tmp_path.glob(".*.part"))
     assert [int(p.stem[5:]) for p in list_checkpoints(tmp_path)] == [10, 20, 25, 30]
     prune(tmp_path, 1)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step-000000030.safetensors"]

@@ -255,6 +255,34 @@ def test_jitter_has_the_published_spread() -> None:
     assert (jitter_box(box, 0.0, 0.0, np.random.default_rng(0)) == box).all()
 
 
+def test_train_and_test_frames_have_their_own_jitter() -> None:
+    """Sizes tell the scale jitter, places the centre jitter; each alone, in the train or in the test frames."""
+    calm = {"centre_jitter_train": 0.0, "centre_jitter_test": 0.0, "scale_jitter_train": 0.0, "scale_jitter_test": 0.0}
+    same = [BOXES[0]] * 6
+    for name, moves in (("centre", False), ("scale", True)):
+        for part in ("train", "test"):
+            config = ProcessingConfig(**{**DIMP, **calm, f"{name}_jitter_{part}": 0.4, "shift_inside": False})  # type: ignore[arg-type]
+            sample = Processing(config)(group(same), np.random.default_rng(0))
+            other = sample.test if part == "train" else sample.train
+            assert np.ptp(other.boxes, axis=0).max() == 0
+            spread = np.ptp(getattr(sample, part).boxes, axis=0)
+            assert (spread[:2] > 0.5).all() or moves
+            assert (spread[2:] > 0.5).all() == moves
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+def test_masks_end_one_pixel_early_where_the_region_reaches_the_border(nearest: bool) -> None:
+    whole = np.ones((40, 40), bool)  # quirk Q5
+    touching = atom_region((10.0, 10.0, 20.0, 20.0), 2, 40)
+    assert (touching.x, touching.x + touching.width) == (0, 40)
+    cover = cut_mask(whole, touching, nearest)
+    assert (cover[:-1, :-1] == 1).all()
+    assert (cover[-1] == 0).all()
+    assert (cover[:, -1] == 0).all()
+    within = atom_region((10.0, 10.0, 20.0, 20.0), 1.9, 38)
+    assert (cut_mask(whole, within, nearest) == 1).all()
+
+
 def test_quirk_q4_can_be_switched_off() -> None:
     near_corner = (5.0, 8.0, 30.0, 24.0)
     moved = adaptive_region(near_corner, 5, 64, (160, 120))
@@ -312,6 +340,13 @@ def test_sigma_list_proposals_overlap_and_lie_on_whole_pixels() -> None:
     spread = (got.boxes[..., 2] - truth[..., None, 2]) / side
     want = np.sqrt(np.mean(np.square([0.01, 0.05, 0.1, 0.2, 0.3])))
     assert spread.std() == pytest.approx(want, rel=0.1)
+
+
+def test_refused_boxes_are_drawn_again_ever_closer() -> None:
+    truth = np.array([[100.0, 100.0, 400.0, 300.0]])
+    got = sigma_list_proposals(truth, 200, (0.3,), 0.9, np.random.default_rng(0))  # the first try hardly ever does
+    assert got.iou.min() > 0.9
+    assert got.iou.mean() < 0.96, "the first that does is taken"
 
 
 def test_tiny_boxes_keep_a_size_and_the_last_try_counts() -> None:

@@ -214,7 +214,13 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def prune(folder: str | Path, keep: int, keep_every: int | None = None) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and those whose step is a multiple of ``keep_every``."""
+    """Remove all but the newest ``keep`` checkpoints and those whose step is a multiple of ``keep_every``.
+
+    What a killed process left half written goes too.
+    """
+    for part in Path(folder).glob(".step-*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
     for path in list_checkpoints(folder)[: -max(1, keep)]:
         step = int(path.stem.removeprefix("step-"))
         if keep_every is None or step % keep_every:

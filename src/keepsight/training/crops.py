@@ -124,9 +124,10 @@ def _move_inside(start: int, side: int, length: int) -> int:
 # Pixels
 
 
-def cut(image: np.ndarray, region: Square) -> npt.NDArray[np.uint8]:
+def cut(image: np.ndarray, region: Square, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
     """The region of an (H, W, 3) uint8 image, resized bilinearly to (h, w, 3); the border is repeated beyond it.
 
+    ``out``: where to write it, in rows without gaps.
     Quirk Q5: where the region reaches the right or lower border, the last column or row repeats the one before it.
     """
     import cv2
@@ -136,11 +137,11 @@ def cut(image: np.ndarray, region: Square) -> npt.NDArray[np.uint8]:
     y0, y1, top, bottom = _overlap(region.y, region.height, height)
     padded = left or right or top or bottom
     if x1 <= x0 or y1 <= y0 or (padded and region.width * region.height > _MAX_COPY):
-        return _warp(image, region)
+        return _warp(image, region, out)
     pixels = image[y0:y1, x0:x1]
     if padded:
         pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(pixels, region.output, interpolation=cv2.INTER_LINEAR))
+    return np.asarray(cv2.resize(pixels, region.output, dst=out, interpolation=cv2.INTER_LINEAR))
 
 
 def _overlap(start: int, side: int, length: int) -> tuple[int, int, int, int]:
@@ -149,7 +150,7 @@ def _overlap(start: int, side: int, length: int) -> tuple[int, int, int, int]:
     return start + before, start + side - after, before, after
 
 
-def _warp(image: np.ndarray, region: Square) -> npt.NDArray[np.uint8]:
+def _warp(image: np.ndarray, region: Square, out: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8]:
     """What :func:`cut` does for regions far larger than the image or beside it, without building them; pixels differ by a
     few grey levels, because OpenCV warps with weights in steps of 1/32."""
     import cv2
@@ -164,6 +165,7 @@ def _warp(image: np.ndarray, region: Square) -> npt.NDArray[np.uint8]:
             image[:height, :width],
             to_image,
             region.output,
+            dst=out,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )

@@ -139,18 +139,18 @@ def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0
     from a checkpoint, so the recipe's initial ones are not looked for.
     Raises :class:`InputError` and :class:`WeightsError` for data and weights that are not here.
     """
-    from .processing import collate
+    from .processing import collate_bytes
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = recipe.build_network(weights=fresh)
     optimiser = recipe.build_optimiser(net)
     processing = recipe.data.processing
-    source = Source(*_samples(recipe, recipe.data.train, processing, data_root), collate, seed)
+    source = Source(*_samples(recipe, recipe.data.train, processing, data_root), collate_bytes, seed)
     validation = None
     if recipe.data.validation:
         parts = _samples(recipe, recipe.data.validation, processing.validation(), data_root)
-        validation = Source(*parts, collate, seed, VALIDATION)
+        validation = Source(*parts, collate_bytes, seed, VALIDATION)
     sets = ", ".join(s.name for s in recipe.data.train)
     return Job(
         recipe.name, recipe.to_dict(), net, recipe.build_objective(), optimiser, recipe.set_learning_rates, recipe.train_mode,

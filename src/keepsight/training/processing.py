@@ -211,7 +211,9 @@ class Processing:
         covers = np.empty((count, c.output_size, c.output_size), np.float32) if c.masks and masks is not None else None
         for k, image in enumerate(images):
             region = self._region(around[k], (image.shape[1], image.shape[0]))
-            pixels[k] = flip_image(cut(image, region)) if rolls.flip[k] else cut(image, region)
+            cut(image, region, pixels[k])
+            if rolls.flip[k]:
+                pixels[k] = flip_image(pixels[k])
             inside[k] = region.box(boxes[k])
             if covers is not None and masks is not None:
                 cover = cut_mask(roll.mask(masks[k]), region, nearest=c.crop == "adaptive")
