@@ -139,3 +139,36 @@ def test_what_the_sampler_passes_over_is_counted(workers):
     counts = stream.counts()
     assert counts["squares: too short"] == 32
     assert 0 < counts["broken"] == counts["squares: broken"] < 16
+
+
+def test_workers_spend_their_time_decoding(tmp_path):
+    """Of a worker's processor time for 720p video, at least 70 % is reading frames (benchmarks/training.py: 84 to 90 %)."""
+    import time
+    from multiprocessing.reduction import ForkingPickler
+
+    import cv2
+
+    from keepsight.datasets.training_sets import open_training_set
+    from keepsight.training.processing import Processing, collate_bytes
+    from keepsight.training.recipes import find_recipe
+    from keepsight.training.sampler import GroupSampler
+
+    scene = cv2.resize(np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8), (1280, 720))
+    scene += np.random.default_rng(1).integers(0, 9, scene.shape, dtype=np.uint8)
+    (tmp_path / "one" / "img").mkdir(parents=True)
+    for f in range(24):
+        cv2.imwrite(str(tmp_path / "one" / "img" / f"{f + 1:05d}.jpg"), np.roll(scene, f, 1))
+    np.savetxt(tmp_path / "one" / "groundtruth.txt", [(400, 250, 120, 160)] * 24, fmt="%g", delimiter=",")
+    recipe = find_recipe("dimp18")
+    sampler = GroupSampler([open_training_set(f"folder:{tmp_path}", None)], None, recipe.data.sampler)
+    process = Processing(recipe.data.processing)
+
+    def share() -> float:
+        rngs = [np.random.default_rng([0, k]) for k in range(8)]
+        began = time.process_time()
+        groups = [sampler.draw(rng) for rng in rngs]
+        decoded = time.process_time()
+        ForkingPickler.dumps(collate_bytes([process(g, rng) for g, rng in zip(groups, rngs, strict=True)]))
+        return (decoded - began) / (time.process_time() - began)
+
+    assert max(share() for _ in range(3)) > 0.7

@@ -515,7 +515,8 @@ def debug(recipe: Recipe) -> Recipe:
     """A variant that trains within two minutes on a CPU and needs no files: procedural video, small crops, a narrow backbone.
 
     All else, down to the order of the parameter groups, is the recipe's own, so that what breaks here breaks there. Labels
-    keep their width in cells; weights are random, so learning rates are higher.
+    keep their width in cells. Weights are random, so rates are three times as high, and where only layer3 of an ImageNet
+    backbone would learn, all of it does: random layers below are nothing to keep.
     """
     processing, published = recipe.data.processing, recipe.data.processing.output_size
     sigma = processing.label_sigma_factor
@@ -534,16 +535,19 @@ def debug(recipe: Recipe) -> Recipe:
             label_sigma_factor=None if sigma is None else sigma * published / size,
         ),
         batch_size=4,
-        samples_per_epoch=80,
+        samples_per_epoch=120,
         validation_samples=16,
     )
+    groups = tuple(replace(g, name=g.name.removesuffix(".layer3")) for g in recipe.optim.groups)
     return replace(
         recipe,
         name=recipe.name + DEBUG,
         network=network,
         data=data,
-        optim=replace(recipe.optim, lr_factor=10.0),
+        optim=replace(recipe.optim, groups=groups, lr_factor=3.0),
         init=RANDOM,
+        frozen=_UNUSED_BACKBONE if recipe.fixed_statistics else recipe.frozen,
+        fixed_statistics=(),
         epochs=2,
         validate_every=1,
     )
