@@ -19,14 +19,13 @@ def small_net(weights: str, seed: int = 0, monkey: dict | None = None) -> DiMPNe
     """The network of published ``weights`` with one block per layer and random parameters."""
     import keepsight.models.dimp as models
 
-    kept = models.resnet18, models.resnet50
-    models.resnet18 = lambda: ResNet(BasicBlock, (1, 1, 1, 1))
-    models.resnet50 = lambda: ResNet(Bottleneck, (1, 1, 1, 1))
+    kept = models.build_backbone
+    models.build_backbone = lambda name: ResNet(BasicBlock if name == "resnet18" else Bottleneck, (1, 1, 1, 1))
     try:
         torch.manual_seed(seed)
         return DiMPNet(replace(network_config(weights), classifier_dim=16)).eval()
     finally:
-        models.resnet18, models.resnet50 = kept
+        models.build_backbone = kept
 
 
 def small_dimp(name: str = "dimp18", seed: int = 0, **changes) -> DiMPTracker:

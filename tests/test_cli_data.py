@@ -65,6 +65,8 @@ def test_list(tmp_path: Path, capsys: Capture) -> None:
     assert "vot initialize vot2017/shortterm" in rows["vot2017"]
     assert "splits: val, train, test-dev" in rows["davis2017"]
     assert rows["trackingnet"].endswith("more")
+    assert rows["ecssd"].split()[1:3] == ["ECSSD", "absent"]
+    assert "parts: train2014, train2017" in rows["coco"]
     assert "nuo323 is nfs30+uav123+otb100" in lines[-2]
     assert "--data-root" in lines[-1]
 

@@ -303,6 +303,60 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Train a tracker by one of the published recipes, or a change of one.
+
+    keepsight train dimp18 --debug
+
+    keepsight train dimp18 --data-root /data --set data.batch_size=16 --amp bf16
+
+    torchrun --standalone --nproc-per-node 2 -m keepsight train dimp50 --data-root /data
+
+    Ctrl-C and SIGTERM finish the step and write a checkpoint; the same command with --resume goes on exactly there.
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """Its name; `keepsight train list` has the names."""
+    debug: bool = False
+    """The recipe's small variant: made-up video, a narrow network, two minutes on a CPU."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder that holds the data sets; default: what the environment or the settings file names."""
+    out: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of checkpoints, logs and the trained network; default: runs/RECIPE."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """Change a value of the recipe, e.g. optim.lr=1e-3; --show has the names. Repeat it for more."""
+    show: bool = False
+    """Only print the recipe with every value."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out, if there is one."""
+    device: Annotated[str, arg(metavar="D")] = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    amp: Annotated[str, arg(metavar="TYPE")] = "none"
+    """Autocast: none, bf16 or fp16."""
+    accumulate: Annotated[int, arg(metavar="N")] = 1
+    """Cut each batch into N parts, for less memory."""
+    workers: Annotated[int, arg(metavar="N")] = 2
+    """Processes that read and cut out the images, for each GPU; 0: none."""
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    """Stop after N steps; default: all epochs of the recipe."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Of samples and fresh weights."""
+    checkpoint_minutes: Annotated[float, arg(metavar="M")] = 10.0
+    """Between two checkpoints inside an epoch; there is one at every epoch's end."""
+    keep_epochs: bool = False
+    """Keep the checkpoint of every epoch, not only the newest two."""
+    log_every: Annotated[int, arg(metavar="N")] = 10
+    """Steps between two lines of the log."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        from .train import train
+
+        return train(self)
+
+
+@dataclass(frozen=True)
 class Env:
     """Print what a bug report needs: versions, devices, threads, weights."""
 
@@ -319,6 +373,7 @@ Command = (
     | Annotated[Data, subcommand("data")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Train, subcommand("train")]
     | Annotated[Env, subcommand("env")]
 )
 

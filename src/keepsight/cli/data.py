@@ -23,9 +23,10 @@ def list_them(data_root: str | None) -> int:
     from ..datasets.catalog import UNIONS, entries
     from ..datasets.check import list_datasets
     from ..datasets.roots import config_path
+    from ..datasets.training_sets import list_training_sets
 
-    statuses = list_datasets(data_root)
-    name_width, title_width = max(len(s.name) for s in statuses), max(len(s.title) for s in statuses)
+    statuses, training = list_datasets(data_root), list_training_sets(data_root)
+    name_width, title_width = (max(len(getattr(s, k)) for s in (*statuses, *training)) for k in ("name", "title"))
     for status in statuses:
         found = f"{_count(status.sequences)}/{_count(status.expected.sequences)}"
         place = f"from: {entries()[status.name].source}"
@@ -35,6 +36,13 @@ def list_them(data_root: str | None) -> int:
             place += f"; splits: {_some(status.splits)}"
         state = "absent" if status.root is None else "broken" if status.problem else "here"
         say(f"{status.name:<{name_width}}  {status.title:<{title_width}}  {state:<6}  {found:>9}  {place}")
+    say("To train on, `keepsight train` (the data sets above have parts for it too):")
+    for entry in training:
+        place = f"from: {entry.source}" if entry.root is None else f"{entry.root} ({entry.how})"
+        if len(entry.splits) > 1:
+            place += f"; parts: {_some(entry.splits)}"
+        state = "absent" if entry.root is None else "here"
+        say(f"{entry.name:<{name_width}}  {entry.title:<{title_width}}  {state:<6}  {'':>9}  {place}")
     joined = "; ".join(f"{name} is {parts}" for name, (parts, _) in UNIONS.items())
     say(f"Numbers: sequences found/published, of the first split; others are NAME:SPLIT. A+B joins two ({joined}).")
     say(

@@ -22,10 +22,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InputError, nearest_names
-from .catalog import Entry, entries, parse_name
+from .catalog import entries, parse_name
+
+
+class Located(Protocol):
+    """What finding a folder needs to know: an :class:`~.catalog.Entry` or a :class:`~.training_entry.TrainingEntry`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def folders(self) -> tuple[str, ...]: ...
+    @property
+    def marks(self) -> tuple[str, ...]: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def source(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,11 @@ def find_root(name: str, root: str | Path | None = None) -> Root:
     members = parse_name(name)
     if len(members) > 1:
         raise InputError(f"{name!r} stands for {len(members)} data sets; ask for their roots one by one")
-    entry = members[0][0]
+    return root_of(members[0][0], root)
+
+
+def root_of(entry: Located, root: str | Path | None = None) -> Root:
+    """:func:`find_root` for an entry. Raises :class:`InputError` if its data is not found."""
     looked: list[str] = []
     for place in _places(entry, root):
         found = _look(entry, place, looked)
@@ -69,7 +90,7 @@ def find_root(name: str, root: str | Path | None = None) -> Root:
     raise InputError(_not_found(entry, looked))
 
 
-def environment_name(entry: Entry) -> str:
+def environment_name(entry: Located) -> str:
     """The variable for one data set: ``KEEPSIGHT_DATA_UAV123_10FPS``."""
     return "KEEPSIGHT_DATA_" + re.sub(r"[^A-Z0-9]+", "_", entry.name.upper())
 
@@ -99,7 +120,9 @@ def read_config() -> dict[str, Path]:
     for key in content:
         if key != "data" or not isinstance(content[key], dict):
             raise InputError(f"{path}: unknown key {key!r}; did you mean a table [data]? It is all that the file holds")
-    known = ("root", *entries())
+    from .training_sets import training_entries
+
+    known = ("root", *entries(), *training_entries())
     folders: dict[str, Path] = {}
     for key, value in content.get("data", {}).items():
         if key not in known:
@@ -118,7 +141,7 @@ def _toml_reader() -> Any:
         raise InputError(f"Python 3.10 reads {config_path()} with the package tomli; run `pip install tomli`") from None
 
 
-def _places(entry: Entry, root: str | Path | None) -> Iterator[_Place]:
+def _places(entry: Located, root: str | Path | None) -> Iterator[_Place]:
     if root is not None:
         yield _Place(Path(root).expanduser(), "given", own=True, binding=True)
         return
@@ -137,7 +160,7 @@ def _places(entry: Entry, root: str | Path | None) -> Iterator[_Place]:
         yield _Place(config["root"], f"root in {config_path()}", own=False, binding=False)
 
 
-def _look(entry: Entry, place: _Place, looked: list[str]) -> Path | None:
+def _look(entry: Located, place: _Place, looked: list[str]) -> Path | None:
     """The root at this place; else what was looked at is added to ``looked``."""
     if not place.path.is_dir():
         looked.append(f"{place.path} ({place.how}): no such folder")
@@ -156,7 +179,7 @@ def _look(entry: Entry, place: _Place, looked: list[str]) -> Path | None:
     return None
 
 
-def _named_inside(folder: Path, entry: Entry) -> list[Path]:
+def _named_inside(folder: Path, entry: Located) -> list[Path]:
     """Sub-folders that bear a usual name of the data set, in the order of those names."""
     wanted = [_plain(n) for n in (*entry.folders, entry.name)]
     try:
@@ -171,14 +194,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
-def _has_marks(folder: Path, entry: Entry) -> bool:
+def _has_marks(folder: Path, entry: Located) -> bool:
     try:
         return any(next(folder.glob(mark), None) is not None for mark in entry.marks)
     except OSError:
         return False
 
 
-def _not_found(entry: Entry, looked: list[str]) -> str:
+def _not_found(entry: Located, looked: list[str]) -> str:
     if looked:
         head = f"{entry.title} is not found. Looked at:\n" + "\n".join(f"  {line}" for line in looked)
     else:

@@ -23,9 +23,7 @@ import numpy as np
 
 from ..boxes import Box
 from ..errors import InputError
-
-_TEXTURE = 224  # side of the object's own picture in pixels; the outline fills it up to a margin
-_MARGIN = 8
+from .procedural import MARGIN, SIDE, Picture, blob_outline, post, spotted_object, stony_ground
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,6 @@ class ClipFrame:
 
 
 @dataclass(frozen=True)
-class _Sprite:
-    """A picture with a soft outline."""
-
-    colour: np.ndarray
-    """(S, S, 3) float32, 0 to 255."""
-    alpha: np.ndarray
-    """(S, S) float32, 0 to 1."""
-
-
-@dataclass(frozen=True)
 class _Pose:
     """Where a sprite is in a frame."""
 
@@ -156,11 +144,11 @@ class SyntheticClip:
         hue = float(plan.uniform(0, 180))
         self._phases = plan.uniform(0, 2 * math.pi, 8)
         self._mirror = 1 if plan.random() < 0.5 else -1  # half of the clips run right to left
-        self._background = _background(ground, width, height, config.pan, (hue + 75) % 180)
-        outline = _outline(shape)
-        self._target = _object(spots, outline, hue)
-        self._lookalike = _object(spots, outline, hue)  # the same outline and colours, other spots
-        self._post = _post(wood, height, max(2, round(config.occlusion * self._side)), (hue + 110) % 180)
+        self._background = stony_ground(ground, width, height, config.pan, (hue + 75) % 180)
+        outline = blob_outline(shape)
+        self._target = spotted_object(spots, outline, hue)
+        self._lookalike = spotted_object(spots, outline, hue)  # the same outline and colours, other spots
+        self._post = post(wood, height, max(2, round(config.occlusion * self._side)), (hue + 110) % 180)
         self._noise = grain.normal(0, config.noise, (height + 64, width + 64, 3)).astype(np.float32)
 
     # --- what callers use --------------------------------------------------------------------------------------------
@@ -237,7 +225,7 @@ class SyntheticClip:
         e, f = self._phases[4:6]
         low, high = self.config.scale_range
         wave = 0.5 + 0.5 * math.sin(2 * math.pi * 0.9 * t + e)
-        scale = low * (high / low) ** wave * self._side / (_TEXTURE - 2 * _MARGIN)
+        scale = low * (high / low) ** wave * self._side / (SIDE - 2 * MARGIN)
         return _Pose(x + dx, y + dy, scale, self.config.rotation * math.sin(2 * math.pi * 1.3 * t + f))
 
     def _lookalike_pose(self, index: float) -> _Pose:
@@ -249,7 +237,7 @@ class SyntheticClip:
         away = t - config.distractor_time
         x -= self._mirror * 1.3 * width * away
         y += below * (config.distractor_gap * self._side + 0.8 * height * away**2)  # never nearer than the gap
-        scale = 0.95 * self._side / (_TEXTURE - 2 * _MARGIN)
+        scale = 0.95 * self._side / (SIDE - 2 * MARGIN)
         return _Pose(x + dx, y + dy, scale, 10 * math.sin(2 * math.pi * 0.7 * t + g))
 
     def _post_left(self, index: float) -> int | None:
@@ -332,121 +320,17 @@ def render_clip(
     return SyntheticClip(config or ClipConfig(seed=seed, frames=frames, size=size))
 
 
-# ----------------------------------------------------------------------------------------------------- things to see
-
-
-def _fractal(rng: np.random.Generator, height: int, width: int, coarsest: int, octaves: int = 6) -> np.ndarray:
-    """(height, width) float32 in 0..1: noise at several scales, each half as strong and twice as fine as the last."""
-    total = np.zeros((height, width), np.float32)
-    for octave in range(octaves):
-        cell = max(1.0, coarsest / 2**octave)
-        grid = rng.random((math.ceil(height / cell) + 2, math.ceil(width / cell) + 2)).astype(np.float32)
-        total += 0.55**octave * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    low, high = np.quantile(total, (0.005, 0.995))
-    return np.clip((total - low) / max(high - low, 1e-6), 0, 1)
-
-
-def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """(3,) float32, 0 to 255; ``hue`` in 0..180, the others in 0..1."""
-    hsv = np.array([[[hue % 180, 255 * saturation, 255 * value]]]).round().astype(np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
-
-
-def _background(rng: np.random.Generator, width: int, height: int, pan: float, hue: float) -> np.ndarray:
-    """Ground with stones and tufts, (H', W', 3) uint8, large enough for the camera's way."""
-    wide, high = math.ceil(width * (1.2 + pan)), math.ceil(height * 1.2)
-    soil = _fractal(rng, high, wide, coarsest=max(16, width // 4))[..., None]
-    detail = _fractal(rng, high, wide, coarsest=max(8, width // 32))[..., None]
-    ground = (1 - soil) * _rgb(hue, 0.38, 0.30) + soil * _rgb(hue - 12, 0.30, 0.62)
-    ground = ground * (0.72 + 0.5 * detail)
-    unit = min(width, height) / 480
-    for _ in range(90):
-        _stone(rng, ground, unit * float(rng.uniform(5, 30)), hue)
-    return np.clip(ground, 0, 255).astype(np.uint8)
-
-
-def _stone(rng: np.random.Generator, ground: np.ndarray, radius: float, hue: float) -> None:
-    """A shaded lump with a shadow, painted onto ``ground`` (H', W', 3) in place."""
-    height, width = ground.shape[:2]
-    x, y = float(rng.uniform(0, width)), float(rng.uniform(0, height))
-    angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-    radii = radius * (1 + 0.22 * np.sin(angles * 2 + rng.uniform(0, 6)) + 0.1 * np.sin(angles * 5 + rng.uniform(0, 6)))
-    points = np.stack((radii * np.cos(angles), 0.75 * radii * np.sin(angles)), axis=1)  # (24, 2)
-    reach = math.ceil(1.6 * radius) + 2
-    x0, y0, x1, y1 = max(0, round(x) - reach), max(0, round(y) - reach), round(x) + reach, round(y) + reach
-    area = ground[y0:y1, x0:x1]
-    if area.size == 0:
-        return
-    mask = np.zeros(area.shape[:2], np.uint8)
-    shape = np.round((points + np.array([x - x0, y - y0])) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [shape + round(4 * radius)], 255, cv2.LINE_AA, shift=4)
-    area *= 1 - 0.35 * cv2.GaussianBlur(mask, (0, 0), 0.1 * radius + 1)[..., None].astype(np.float32) / 255
-    mask[:] = 0
-    cv2.fillPoly(mask, [shape], 255, cv2.LINE_AA, shift=4)
-    rows, cols = np.mgrid[y0 : y0 + area.shape[0], x0 : x0 + area.shape[1]].astype(np.float32)
-    light = 0.95 - 0.22 * ((cols - x) + (rows - y)) / radius  # from the top left
-    colour = _rgb(hue + rng.uniform(-25, 25), rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.75))
-    grain = _fractal(rng, area.shape[0], area.shape[1], coarsest=max(3, int(radius / 2)), octaves=3)
-    shade = (light * (0.75 + 0.4 * grain))[..., None] * colour
-    alpha = mask[..., None].astype(np.float32) / 255
-    area += alpha * (shade - area)
-
-
-def _outline(rng: np.random.Generator) -> np.ndarray:
-    """(P, 2) points x, y of a smooth closed outline about the texture's middle."""
-    angles = np.linspace(0, 2 * math.pi, 180, endpoint=False)
-    radii = np.ones_like(angles)
-    for order, strength in ((2, 0.10), (3, 0.13), (4, 0.05), (5, 0.06)):
-        radii += strength * np.sin(order * angles + rng.uniform(0, 2 * math.pi))
-    points = np.stack((radii * np.cos(angles), 0.85 * radii * np.sin(angles)), axis=1)
-    points -= (points.max(axis=0) + points.min(axis=0)) / 2
-    return points * ((_TEXTURE / 2 - _MARGIN) / np.abs(points).max()) + _TEXTURE / 2
-
-
-def _object(rng: np.random.Generator, outline: np.ndarray, hue: float) -> _Sprite:
-    """A rounded, spotted thing with a dark rim and light from the top left."""
-    mask = np.zeros((_TEXTURE, _TEXTURE), np.uint8)
-    cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
-    depth = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 5)
-    grain = _fractal(rng, _TEXTURE, _TEXTURE, coarsest=28, octaves=4)[..., None]
-    colour = (0.8 + 0.4 * grain) * _rgb(hue, 0.75, 0.85)
-    spots = np.zeros((_TEXTURE, _TEXTURE), np.uint8)
-    for x, y in rng.uniform(0.12 * _TEXTURE, 0.88 * _TEXTURE, (16, 2)):
-        axes = rng.uniform(7, 20, 2).round().astype(int).tolist()
-        cv2.ellipse(spots, (round(x), round(y)), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1, cv2.LINE_AA)
-    pattern = spots[..., None].astype(np.float32) / 255
-    colour += pattern * (_rgb(hue + 88, 0.55, 0.92) * (0.85 + 0.3 * grain) - colour)
-    rows, cols = np.mgrid[0:_TEXTURE, 0:_TEXTURE].astype(np.float32) / _TEXTURE - 0.5
-    round_shape = np.clip(depth / (0.28 * _TEXTURE), 0, 1) ** 0.5
-    shade = (0.45 + 0.65 * round_shape) * (1 - 0.45 * (rows + cols))
-    colour = colour * shade[..., None]
-    shine = np.exp(-(((rows + 0.17) / 0.07) ** 2 + ((cols + 0.15) / 0.11) ** 2))[..., None]
-    colour += 0.5 * shine * (255 - colour)
-    return _Sprite(np.clip(colour, 0, 255).astype(np.float32), mask.astype(np.float32) / 255)
-
-
-def _post(rng: np.random.Generator, height: int, width: int, hue: float) -> _Sprite:
-    """A wooden post from top to bottom of the frame, (height, width)."""
-    grain = cv2.resize(
-        _fractal(rng, 16, 8 * width, coarsest=12, octaves=4), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    across = np.linspace(-1, 1, width, dtype=np.float32)
-    light = (1.05 - 0.3 * across) * np.sqrt(np.clip(1.1 - across**2, 0, 1))
-    colour = (_rgb(hue, 0.35, 0.55) * (0.6 + 0.6 * grain[..., None])) * light[None, :, None]
-    return _Sprite(np.clip(colour, 0, 255).astype(np.float32), np.ones((height, width), np.float32))
-
-
 # ---------------------------------------------------------------------------------------------- putting it together
 
 
-def _place(sprite: _Sprite, pose: _Pose) -> _Placed:
+def _place(sprite: Picture, pose: _Pose) -> _Placed:
     """``sprite`` turned and scaled about its middle onto frame pixels."""
-    side = math.ceil(_TEXTURE * pose.scale * 1.42) + 2  # its diagonal
+    side = math.ceil(SIDE * pose.scale * 1.42) + 2  # its diagonal
     left, top = math.floor(pose.x - side / 2), math.floor(pose.y - side / 2)
     angle = math.radians(pose.degrees)
     cos, sin = pose.scale * math.cos(angle), pose.scale * math.sin(angle)
     # The middle of the texture (between pixels) falls on (x, y); pixel k of a picture has its centre at k + 0.5.
-    middle = _TEXTURE / 2 - 0.5
+    middle = SIDE / 2 - 0.5
     x, y = pose.x - left - 0.5, pose.y - top - 0.5
     affine = np.array([[cos, -sin, x - (cos - sin) * middle], [sin, cos, y - (sin + cos) * middle]])
     colour, alpha = sprite.colour, sprite.alpha

@@ -13,9 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
+from ..nn.correlation import Samples, apply_filter
 from ..nn.fuse import fold_batch_norms, to_channels_last
 from ..nn.iou_net import IoUNet
-from ..nn.resnet import ResNet, resnet18, resnet50
+from ..nn.precision import at_least_float32, full_precision
+from ..nn.resnet import BACKBONES, build_backbone
 from ..nn.target_filter import (
     DensityConfig,
     DiMPOptimiser,
@@ -38,7 +40,7 @@ class DiMPNetConfig:
     """
 
     backbone: str = "resnet18"
-    """``resnet18`` or ``resnet50``."""
+    """``resnet18`` or ``resnet50``; ``resnet18-narrow`` and ``resnet50-narrow`` are for tests and debug recipes."""
     optimiser: str = "dimp"
     """``dimp`` (Gauss-Newton), ``l2``, ``prdimp`` (Newton) or ``simple`` (hinge residuals)."""
     filter_size: int = 4
@@ -92,7 +94,7 @@ class DiMPNetConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("backbone", ("resnet18", "resnet50")),
+            ("backbone", BACKBONES),
             ("optimiser", ("dimp", "l2", "prdimp", "simple")),
         ):
             if getattr(self, name) not in allowed:
@@ -238,13 +240,23 @@ class BackboneFeatures:
         return BackboneFeatures(self.layer2[rows], self.layer3[rows])
 
 
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What a network gives its objective for I test frames of S sequences."""
+
+    scores: tuple[Tensor, ...]
+    """Score maps (I, S, H', W') of the initial filter and of the filter after every step; empty without a classifier."""
+    boxes: Tensor | None
+    """(I, S, P) scores of the proposals, if there were any."""
+
+
 class DiMPNet(nn.Module):
     """One network for DiMP, PrDiMP and SuperDiMP; ``config`` says which."""
 
     def __init__(self, config: DiMPNetConfig) -> None:
         super().__init__()
         self.config = config
-        backbone: ResNet = resnet18() if config.backbone == "resnet18" else resnet50()
+        backbone = build_backbone(config.backbone)
         c2, c3 = backbone.channels["layer2"], backbone.channels["layer3"]
         self.feature_extractor = backbone
         self.classifier = Classifier(c3, config)
@@ -258,6 +270,57 @@ class DiMPNet(nn.Module):
     def classifier_features(self, features: BackboneFeatures) -> Tensor:
         """(B, D, Z/16, Z/16), of unit-norm scale."""
         return self.classifier.feature_extractor(features.layer3)
+
+    def forward(
+        self,
+        train_images: Tensor,
+        test_images: Tensor,
+        train_boxes: Tensor,
+        proposals: Tensor | None = None,
+        train_label: Tensor | None = None,
+        iterations: int = 5,
+    ) -> TrainingOutput:
+        """The training call: fit the filter on the train frames, score the test frames with every iterate; §4, end of 4.9.
+
+        ``train_images`` (I, S, 3, Z, Z) and ``test_images`` (I', S, 3, Z, Z) normalised, ``train_boxes`` (I, S, 4) xywh in
+        crop pixels, ``proposals`` (I', S, P, 4) or None, ``train_label`` (I, S, H', W') for SuperDiMP-simple, which fits a
+        given label (others make theirs from the boxes). Gradients run through the unrolled steps and both branches into
+        the backbone. The box branch's reference is the first train frame alone (§3). Train and test frames pass the
+        backbone one after the other, so batch norms in training mode see each kind by itself.
+
+        Under autocast, the filter's fit and the box pooling stay in float32: they are sums over many cells.
+        """
+        count, sequences = train_images.shape[:2]
+        train = self.extract(train_images.flatten(0, 1))  # frame-major rows: (I·S, C, F, F)
+        test = self.extract(test_images.flatten(0, 1))
+        train_maps = self.classifier_features(train).unflatten(0, (count, sequences))  # (I, S, D, F, F)
+        test_maps = self.classifier_features(test).unflatten(0, (-1, sequences))  # (I', S, D, F, F)
+        scores = self.filter_scores(train_maps, test_maps, train_boxes, train_label, iterations)
+        if proposals is None:
+            return TrainingOutput(scores, None)
+        first = train[:sequences]
+        return TrainingOutput(
+            scores,
+            self.bb_regressor((first.layer2, first.layer3), train_boxes[0], (test.layer2, test.layer3), proposals),
+        )
+
+    def filter_scores(
+        self, train: Tensor, test: Tensor, boxes: Tensor, label: Tensor | None, iterations: int
+    ) -> tuple[Tensor, ...]:
+        """Fit the filter on ``train`` (I, S, D, F, F); scores (I', S, H', W') of ``test`` at all ``iterations`` + 1 iterates."""
+        simple = self.config.optimiser == "simple"
+        if simple and label is None:
+            raise InputError("this network fits a given label: pass train_label (processing makes it, spec §4.7)")
+        with full_precision(train):
+            train, test = at_least_float32(train), at_least_float32(test)
+            initial = self.classifier.filter_initializer(train, boxes.to(train.dtype))  # (S, D, k, k)
+            target = label if simple else boxes
+            assert target is not None  # for the type checker: simple networks have their label here
+            fit = self.classifier.filter_optimizer(
+                initial, Samples.from_maps(train), target.to(train.dtype), None, iterations, keep_iterates=True
+            )
+            samples = Samples.from_maps(test)
+            return tuple(apply_filter(samples, weights).transpose(0, 1) for weights in fit.iterates)
 
     def for_inference(self) -> DiMPNet:
         """A faster copy for tracking: batch norms folded, channels-last, the layers that tracking never uses left out.

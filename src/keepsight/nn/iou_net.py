@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import xywh_to_corners
+from .precision import at_least_float32, full_precision
 from .roi_pool import pool_corners
 
 STRIDE_3, STRIDE_4 = 8, 16  # of the backbone's layer2 and layer3, which the paper calls blocks 3 and 4
@@ -114,6 +115,26 @@ class IoUNet(nn.Module):
         pooled4 = pool_corners(test_features[1] * modulation.level4[:, :, None, None], corners, (3, 3), 1 / STRIDE_4)
         joint = torch.cat((self.fc3_rt(pooled3.flatten(0, 1)), self.fc4_rt(pooled4.flatten(0, 1))), dim=1)  # (B·P, 2C)
         return self.iou_predictor(joint).view(boxes.shape[:2])
+
+    def forward(
+        self, reference: tuple[Tensor, Tensor], boxes: Tensor, test: tuple[Tensor, Tensor], proposals: Tensor
+    ) -> Tensor:
+        """The training call: scores (I, S, P) of ``proposals`` (I, S, P, 4) xywh in crop pixels, in I test frames of S sequences.
+
+        ``reference``: layer2 (S, C2, H, W) and layer3 (S, C3, H/2, W/2) of one frame per sequence, with ``boxes`` (S, 4);
+        ``test``: the same of all test frames, frame-major (I·S, …). One modulation serves all test frames. Under autocast
+        only the convolutions run in half precision.
+        """
+        frames = proposals.shape[0]
+        with full_precision(boxes):
+            reference = at_least_float32(reference[0]), at_least_float32(reference[1])
+            modulation = self.modulation(*reference, boxes.to(reference[0].dtype))
+        repeated = Modulation(modulation.level3.repeat(frames, 1), modulation.level4.repeat(frames, 1))  # (I·S, C)
+        maps = self.test_features(*test)
+        with full_precision(boxes):
+            maps = at_least_float32(maps[0]), at_least_float32(maps[1])
+            scores = self.predict(repeated, maps, proposals.flatten(0, 1).to(maps[0].dtype))  # (I·S, P)
+        return scores.unflatten(0, (frames, -1))
 
     def scoring_weights(self, modulation: Modulation, index: int = 0) -> ScoringWeights:
         """Fold target ``index``'s modulation and the batch norms into the linear layers: once per target, not per frame."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest_names
 
+BACKBONES = ("resnet18", "resnet50", "resnet18-narrow", "resnet50-narrow")
 STRIDES = {"conv1": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
 
@@ -67,19 +68,23 @@ def _downsample(channels_in: int, channels_out: int, stride: int) -> nn.Sequenti
 class ResNet(nn.Module):
     """ResNet that returns the layers asked for and computes nothing above the deepest of them."""
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int]) -> None:
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], width: int = 64) -> None:
+        """``depths``: blocks per layer; ``width``: channels of ``conv1``, 64 in every published network."""
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        channels_in = 64
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels_in = width
         for i, depth in enumerate(depths):
-            channels, stride = 64 * 2**i, 1 if i == 0 else 2
+            channels, stride = width * 2**i, 1 if i == 0 else 2
             blocks: list[nn.Module] = [block(channels_in, channels, stride)]
             channels_in = channels * block.expansion
             blocks += [block(channels_in, channels) for _ in range(depth - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(channels_in, 1000)
-        self.channels = {"conv1": 64, **{f"layer{i + 1}": 64 * 2**i * block.expansion for i in range(len(depths))}}
+        self.channels = {
+            "conv1": width,
+            **{f"layer{i + 1}": width * 2**i * block.expansion for i in range(len(depths))},
+        }
         for m in self.modules():
             if isinstance(m, nn.Conv2d):  # N(0, sqrt(2 / (k·k·out))), spec §1
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -116,3 +121,19 @@ def resnet18() -> ResNet:
 def resnet50() -> ResNet:
     """ResNet-50: 256 / 512 / 1024 / 2048 channels at strides 4 / 8 / 16 / 32."""
     return ResNet(Bottleneck, (3, 4, 6, 3))
+
+
+def build_backbone(name: str) -> ResNet:
+    """The backbone of a network's configuration: one of :data:`BACKBONES`.
+
+    ``-narrow`` is a quarter as wide with one block per layer: for tests and debug recipes, never published.
+    """
+    if name == "resnet18":
+        return resnet18()
+    if name == "resnet50":
+        return resnet50()
+    if name == "resnet18-narrow":
+        return ResNet(BasicBlock, (1, 1, 1, 1), width=16)
+    if name == "resnet50-narrow":
+        return ResNet(Bottleneck, (1, 1, 1, 1), width=16)
+    raise InputError(f"no backbone {name!r}; {nearest_names(name, BACKBONES)}")

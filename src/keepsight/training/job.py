@@ -1,0 +1,181 @@
+"""What the loop needs to know: how a run is carried out, what is trained, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError, nearest_names
+from .batch import Batch, Losses
+from .data import VALIDATION, Source
+
+if TYPE_CHECKING:
+    from .recipes import Recipe, WeightedSet
+
+AMP = ("none", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a run is carried out. Nothing here but ``amp`` and ``seed`` changes what is learned (beyond rounding)."""
+
+    out: str = "runs/debug"
+    """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in ``out``, if there is one. False: a folder with checkpoints is an error."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    amp: str = "none"
+    """Autocast: none, bf16, or fp16 with a loss scaler."""
+    seed: int = 0
+    """Of samples, fresh weights and dropout."""
+    accumulate: int = 1
+    """Micro-batches of a step: less memory, same batch (norms that learn see the micro-batch)."""
+    workers: int = 2
+    """Processes that make samples, for each process of the run; 0: none."""
+    prefetch: int = 2
+    """Micro-batches that each worker keeps ready."""
+    steps: int | None = None
+    """Stop after this many steps of the run; None: all epochs. The schedule stays as it is."""
+    log_every: int = 10
+    """Steps between two records."""
+    checkpoint_minutes: float = 10.0
+    """Between two checkpoints inside an epoch; one is always written at an epoch's end."""
+    checkpoint_steps: int | None = None
+    """Steps between two checkpoints, besides."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    keep_epochs: bool = False
+    """Keep the checkpoint of every epoch too."""
+    max_broken_share: float = 0.05
+    """Broken draws are counted and replaced; with a larger share the run stops."""
+    tensorboard: bool = True
+    """Write TensorBoard's files too, where it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.amp not in AMP:
+            raise InputError(f"amp {self.amp!r} is unknown; {nearest_names(self.amp, AMP)}")
+        least = {
+            "seed": 0,
+            "accumulate": 1,
+            "workers": 0,
+            "prefetch": 1,
+            "log_every": 1,
+            "keep": 1,
+            "checkpoint_minutes": 0,
+        }
+        least |= {name: 1 for name in ("steps", "checkpoint_steps") if getattr(self, name) is not None}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least {value}")
+
+
+@dataclass(eq=False)
+class Job:
+    """What is trained: a recipe's parts, made; :func:`job_of` makes one from a recipe."""
+
+    name: str
+    """Of the recipe."""
+    recipe: Mapping[str, Any]
+    """All that decides the result, as JSON values; a resumed run must have the same."""
+    net: nn.Module
+    """With its starting weights."""
+    objective: Callable[[nn.Module, Batch], Losses]
+    """Means over the batch, so that equal shares can be averaged."""
+    optimiser: torch.optim.Optimizer
+    """Over ``net``'s parameters; its groups may have a ``name``. Parameters in no group are frozen."""
+    set_learning_rates: Callable[[torch.optim.Optimizer, float], object]
+    """Called before every step with the epochs done, a fraction inside an epoch."""
+    train_mode: Callable[[nn.Module], object]
+    """Puts ``net`` into training mode, frozen norms excepted."""
+    source: Source
+    batch: int
+    """Samples of one step, over all processes."""
+    samples_per_epoch: int
+    """An incomplete last batch is left out."""
+    epochs: int
+    clip: float | None = None
+    """Largest norm of all gradients together."""
+    validation: Source | None = None
+    validation_samples: int = 0
+    validate_every: int = 1
+    """Epochs between two validations; the last epoch is always validated."""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """For the weights file: family, preset, config, licence, source."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_epoch < self.batch or self.epochs < 1 or self.validate_every < 1:
+            raise InputError(
+                f"{self.epochs} epochs of {self.samples_per_epoch} samples cannot be trained with batches of {self.batch}; "
+                "an epoch needs at least one batch, and a run one epoch"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    step: int
+    """Steps done, of ``steps``."""
+    steps: int
+    stopped_by: int
+    """Number of the signal that ended the run early (a checkpoint was written); 0: it went to its end."""
+    best: float | None
+    """Lowest validation loss."""
+    weights: Path | None
+    """The network, if the run went to its end."""
+
+
+def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0, fresh: bool = True) -> Job:
+    """A recipe's network, optimiser and data, ready for :func:`~keepsight.training.loop.train`.
+
+    ``data_root``: folder that holds the data sets. ``seed``: of random weights and samples. ``fresh`` False: the weights come
+    from a checkpoint, so the recipe's initial ones are not looked for.
+    Raises :class:`InputError` and :class:`WeightsError` for data and weights that are not here.
+    """
+    from .processing import collate_bytes
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = recipe.build_network(weights=fresh)
+    optimiser = recipe.build_optimiser(net)
+    processing = recipe.data.processing
+    source = Source(*_samples(recipe, recipe.data.train, processing, data_root), collate_bytes, seed)
+    validation = None
+    if recipe.data.validation:
+        parts = _samples(recipe, recipe.data.validation, processing.validation(), data_root)
+        validation = Source(*parts, collate_bytes, seed, VALIDATION)
+    sets = ", ".join(s.name for s in recipe.data.train)
+    return Job(
+        recipe.name, recipe.to_dict(), net, recipe.build_objective(), optimiser, recipe.set_learning_rates, recipe.train_mode,
+        source, recipe.data.batch_size, recipe.data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
+        recipe.data.validation_samples, recipe.validate_every, {**weights_header(recipe), "source": f"data {sets}"},
+    )  # fmt: skip
+
+
+def weights_header(recipe: Recipe) -> dict[str, Any]:
+    """``family``, ``preset`` (the published network's name) and ``config`` for the weights file."""
+    from ..models.atom import AtomNetConfig
+
+    preset = recipe.name.removesuffix("-debug")
+    preset = {"superdimp": "super_dimp", "superdimp_simple": "super_dimp_simple"}.get(preset, preset)
+    family = "atom" if isinstance(recipe.network, AtomNetConfig) else "dimp"
+    return {"family": family, "preset": preset, "config": asdict(recipe.network)}
+
+
+def _samples(
+    recipe: Recipe, sets: tuple[WeightedSet, ...], processing: Any, root: str | Path | None
+) -> tuple[Any, Any]:
+    """Sampler and processing."""
+    from ..datasets.training_sets import open_training_set
+    from .processing import Processing
+    from .sampler import GroupSampler
+
+    opened = [open_training_set(s.name, root) for s in sets]
+    return GroupSampler(opened, [s.weight for s in sets], recipe.data.sampler), Processing(processing)

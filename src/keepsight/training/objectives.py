@@ -1,0 +1,202 @@
+"""What each recipe minimises: a network and a batch in, :class:`~keepsight.training.batch.Losses` out; spec/dimp-atom.md §4.8.
+
+An objective is a frozen dataclass of weights, so a recipe can write it down, and a function of ``(net, batch)``. It calls the
+network as a whole, so that a wrapper such as DistributedDataParallel sees every forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import iou
+from ..errors import InputError
+from ..models.dimp import TrainingOutput
+from ..nn.precision import at_least_float32
+from .batch import Batch, Losses
+from .losses import (
+    NonFiniteLossError,
+    box_kl,
+    box_ml,
+    classification_accuracy,
+    grid_kl,
+    iou_mse,
+    lb_hinge,
+)
+
+NO_BOX = 99999.0
+"""A test box with x at or above this marks a frame that has a distractor but no target: it has no box loss."""
+
+
+@dataclass(frozen=True)
+class AtomObjective:
+    """ATOM: overlap regression, or the maximum likelihood of the true box (``atom_prob_ml``)."""
+
+    box_loss: str = "mse"
+    """``mse`` against 2·IoU - 1, or ``ml``, whose first proposal is the true box."""
+    box_weight: float = 1.0
+    """Factor of the box loss."""
+
+    def __post_init__(self) -> None:
+        if self.box_loss not in ("mse", "ml"):
+            raise InputError(f"box_loss {self.box_loss!r} is unknown; expected 'mse' or 'ml'")
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``box``; statistics ``iou`` and, for ``mse``, ``iou_error``."""
+        out: TrainingOutput = net(batch.train_images, batch.test_images, batch.train_boxes, _need(batch, "proposals"))
+        loss, statistics = _box_loss(self.box_loss, out, batch)
+        return _losses({"box": self.box_weight * loss}, statistics, batch)
+
+
+@dataclass(frozen=True)
+class _TargetModelObjective:
+    """A box loss, and a classification loss on the scores of every iterate of the target filter."""
+
+    box_weight: float
+    final_weight: float
+    initial_weight: float
+    iteration_weight: float
+
+    @property
+    def box_loss(self) -> str:
+        raise NotImplementedError
+
+    def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Loss of one iterate's score maps (I, S, H', W')."""
+        raise NotImplementedError
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``box``, ``classifier``, ``classifier_initial``, ``classifier_iterations``; statistics ``accuracy``, ``iou``.
+
+        With an overlap regression also the statistic ``iou_error``.
+        """
+        out: TrainingOutput = net(
+            batch.train_images, batch.test_images, batch.train_boxes, _need(batch, "proposals"), batch.train_label
+        )
+        box, statistics = _box_loss(self.box_loss, out, batch)
+        each = [self.classifier_loss(scores, batch) for scores in out.scores]  # initial filter, every step, final
+        parts = {
+            "box": self.box_weight * box,
+            "classifier": self.final_weight * each[-1],
+            "classifier_initial": self.initial_weight * each[0],
+        }
+        if len(each) > 2:
+            parts["classifier_iterations"] = self.iteration_weight * torch.stack(each[1:-1]).mean()
+        if batch.test_label is not None:
+            statistics["accuracy"] = classification_accuracy(out.scores[-1], batch.test_label).mean()
+        return _losses(parts, statistics, batch)
+
+
+@dataclass(frozen=True)
+class DiMPObjective(_TargetModelObjective):
+    """DiMP: overlap regression and the hinge loss; every iterate of the filter weighs 100."""
+
+    box_weight: float = 1.0
+    """Factor of the overlap regression."""
+    final_weight: float = 100.0
+    """Factor of the classification loss of the final filter."""
+    initial_weight: float = 100.0
+    """Factor of the classification loss of the initialiser's filter."""
+    iteration_weight: float = 400.0
+    """Factor of the mean classification loss of the iterates between; over four of them in the papers."""
+    hinge_threshold: float = 0.05
+    """Labels below this are background: their scores are only pushed down to 0."""
+
+    @property
+    def box_loss(self) -> str:
+        return "mse"
+
+    def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        return lb_hinge(scores, _need(batch, "test_label"), self.hinge_threshold)
+
+
+@dataclass(frozen=True)
+class PrDiMPObjective(_TargetModelObjective):
+    """PrDiMP: KL divergences to densities of the box and of the target's centre."""
+
+    box_weight: float = 0.0025
+    """Factor of the box KL divergence."""
+    final_weight: float = 0.25
+    """Factor of the classification loss of the final filter."""
+    initial_weight: float = 0.25
+    """Factor of the classification loss of the initialiser's filter."""
+    iteration_weight: float = 1.0
+    """Factor of the mean classification loss of the iterates between."""
+
+    @property
+    def box_loss(self) -> str:
+        return "kl"
+
+    def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        return grid_kl(scores, _need(batch, "test_label_density"))
+
+
+@dataclass(frozen=True)
+class SuperDiMPObjective(_TargetModelObjective):
+    """SuperDiMP: PrDiMP's box loss with DiMP's classification loss."""
+
+    box_weight: float = 0.01
+    """Factor of the box KL divergence."""
+    final_weight: float = 100.0
+    """Factor of the classification loss of the final filter."""
+    initial_weight: float = 100.0
+    """Factor of the classification loss of the initialiser's filter."""
+    iteration_weight: float = 400.0
+    """Factor of the mean classification loss of the iterates between."""
+    hinge_threshold: float = 0.05
+    """Labels below this are background: their scores are only pushed down to 0."""
+
+    @property
+    def box_loss(self) -> str:
+        return "kl"
+
+    def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        return lb_hinge(scores, _need(batch, "test_label"), self.hinge_threshold)
+
+
+Objective = AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
+"""Any of them: ``objective(net, batch) -> Losses``."""
+
+
+def _box_loss(kind: str, out: TrainingOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The box loss over the frames that have a target, and its statistics."""
+    assert out.boxes is not None  # proposals were given
+    there = batch.test_boxes[..., 0] < NO_BOX  # (I, S)
+    if batch.is_negative is not None:
+        there = there & ~batch.is_negative
+    scores = at_least_float32(out.boxes)[there]  # (N, P)
+    if len(scores) == 0:
+        return 0 * out.boxes.sum(), {}
+    proposals = _need(batch, "proposals")[there]  # (N, P, 4)
+    if kind == "mse":
+        target = _need(batch, "proposal_iou")[there]
+        loss, statistics = iou_mse(scores, target), {"iou_error": 0.5 * (scores - target).detach().abs().mean()}
+    elif kind == "ml":
+        loss, statistics = box_ml(scores, _need(batch, "proposal_density")[there]), {}
+        scores, proposals = scores[:, 1:], proposals[:, 1:]  # the true box is no guess
+    else:
+        density, gt = _need(batch, "proposal_density")[there], _need(batch, "gt_density")[there]
+        loss, statistics = box_kl(scores, density, gt), {}
+    best = scores.detach().argmax(dim=1)[:, None, None].expand(-1, 1, 4)
+    chosen = proposals.gather(1, best)[:, 0]  # (N, 4)
+    statistics["iou"] = iou(chosen, batch.test_boxes[there]).mean()
+    return loss, statistics
+
+
+def _need(batch: Batch, part: str) -> Tensor:
+    value: Tensor | None = getattr(batch, part)
+    if value is None:
+        raise InputError(
+            f"the batch has no {part}, which this objective needs; let the recipe's processing make it (data.processing)"
+        )
+    return value
+
+
+def _losses(parts: dict[str, Tensor], statistics: dict[str, Tensor], batch: Batch) -> Losses:
+    """Sum the weighted ``parts``; :class:`NonFiniteLossError` if the sum is NaN or infinite."""
+    total = torch.stack(list(parts.values())).sum()
+    if not bool(torch.isfinite(total)):
+        raise NonFiniteLossError({name: float(value.detach()) for name, value in parts.items()}, batch.identities)
+    return Losses(total, {name: value.detach() for name, value in parts.items()}, statistics)

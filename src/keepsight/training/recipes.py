@@ -1,0 +1,553 @@
+"""The published training settings, every number of them, as frozen dataclasses; spec/dimp-atom.md §5.
+
+recipe = find_recipe("dimp18")                          # or "dimp18-debug": seconds on a CPU, no data needed
+recipe = override(recipe, ["data.batch_size=16", "optim.lr_factor=0.5"])
+net = recipe.build_network()                            # initial weights in, frozen parts without gradient
+groups = recipe.parameter_groups(net)                   # for torch.optim
+losses = recipe.objective(net, batch)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, WeightsError, nearest_names
+from ..models.atom import AtomNet, AtomNetConfig
+from ..models.dimp import DiMPNet, DiMPNetConfig, network_config
+from . import settings
+from .objectives import AtomObjective, DiMPObjective, Objective, PrDiMPObjective, SuperDiMPObjective
+from .processing import ProcessingConfig
+from .sampler import SamplerConfig
+from .settings import from_plain, to_plain
+
+__all__ = [
+    "DataConfig", "OptimConfig", "ParameterGroup", "Recipe", "WeightedSet", "debug", "find_recipe", "override", "recipe_names",
+]  # fmt: skip
+
+DEBUG = "-debug"
+"""Behind a recipe's name: its small variant."""
+RANDOM = "random"
+"""``Recipe.init``: start from random weights."""
+IMAGENET = {
+    "resnet18": ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth"),
+    "resnet50": ("resnet50-19c8e357.pth", "resnet50-0676ba61.pth"),
+}
+"""``Recipe.init``: torchvision's ImageNet weights (its version 1), by the names under which its download page has them."""
+
+
+@dataclass(frozen=True)
+class WeightedSet:
+    """One training set and how often it is drawn from."""
+
+    name: str
+    """As :mod:`keepsight.datasets.training_sets` knows it, e.g. ``lasot:train``."""
+    weight: float = 1.0
+    """Chance of the set relative to the others."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InputError(f"training set {self.name!r} has weight {self.weight}; give a number that is at least 0")
+
+    @classmethod
+    def parse(cls, text: str) -> WeightedSet:
+        """``name`` or ``name*weight``."""
+        name, star, weight = text.rpartition("*")
+        if not star:
+            return cls(text)
+        try:
+            return cls(name, float(weight))
+        except ValueError:
+            raise InputError(f"{text!r} is not NAME or NAME*WEIGHT, such as lasot:train*0.25") from None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is drawn, how it is cut out, and how much of it."""
+
+    train: tuple[WeightedSet, ...]
+    """Training sets and their chances."""
+    validation: tuple[WeightedSet, ...]
+    """Sets to validate on; none: no validation."""
+    sampler: SamplerConfig
+    """Which frames of an object are drawn."""
+    processing: ProcessingConfig
+    """How frames become tensors; validation uses ``processing.validation()``."""
+    batch_size: int
+    """Groups per optimiser step, over all processes."""
+    samples_per_epoch: int
+    """Groups per epoch; what does not fill a batch is dropped."""
+    validation_samples: int
+    """Groups per validation."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; give at least 1")
+        if self.samples_per_epoch < self.batch_size:
+            raise InputError(
+                f"samples_per_epoch is {self.samples_per_epoch}, less than one batch of {self.batch_size}; give more samples "
+                "or a smaller batch"
+            )
+        if not self.train:
+            raise InputError("there is no training set; give at least one in data.train")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate."""
+
+    name: str
+    """Beginning of their names up to a dot, e.g. ``classifier.filter_initializer``; the first group that fits takes them."""
+    lr: float | None = None
+    """Learning rate; None: ``OptimConfig.lr``."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam and its learning rates."""
+
+    groups: tuple[ParameterGroup, ...]
+    """In the order of the published optimisers, so that their state could be taken over."""
+    lr: float | None = None
+    """Learning rate of the groups without their own."""
+    lr_factor: float = 1.0
+    """Multiplies every learning rate, e.g. for another batch size."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's running averages."""
+    eps: float = 1e-8
+    """Adam's ε."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) if above 0."""
+    schedule: str = "step"
+    """``step``: times ``step_factor`` every ``step_epochs``; ``cosine``: half a cosine to 0 over all epochs; ``constant``."""
+    step_epochs: int = 15
+    """``step``: epochs between two drops."""
+    step_factor: float = 0.2
+    """``step``: factor of each drop."""
+    clip_norm: float | None = None
+    """Gradients longer than this (all parameters together) are scaled down to it; None: never."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("step", "cosine", "constant"):
+            raise InputError(
+                f"schedule {self.schedule!r} is unknown; {nearest_names(self.schedule, ('step', 'cosine', 'constant'))}"
+            )
+        without = [g.name for g in self.groups if g.lr is None]
+        if without and self.lr is None:
+            raise InputError(f"parameter group {without[0]!r} has no learning rate; set its own or optim.lr")
+        rates = [self.lr_factor, *(r for r in (self.lr, *(g.lr for g in self.groups)) if r is not None)]
+        if not all(math.isfinite(r) and r >= 0 for r in rates) or self.step_epochs < 1:
+            raise InputError("learning rates must be finite and at least 0, step_epochs at least 1")
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """What the learning rates are multiplied by in ``epoch``, counted from 0, of ``epochs``."""
+        if self.schedule == "step":
+            return self.step_factor ** (int(epoch) // self.step_epochs)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(epoch / max(epochs, 1), 1.0)))
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what training gives, except the seed and the machine."""
+
+    name: str
+    """Its name, e.g. ``dimp18``."""
+    network: AtomNetConfig | DiMPNetConfig
+    """The network."""
+    objective: AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
+    """What is minimised; :meth:`build_objective`."""
+    data: DataConfig
+    """What it learns from."""
+    optim: OptimConfig
+    """How it learns."""
+    init: str = RANDOM
+    """Initial weights: ``resnet18`` or ``resnet50`` (torchvision's ImageNet weights, which you bring), ``random``, or a file
+    with weights of a backbone or of the whole network."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of parameters without gradient."""
+    fixed_statistics: tuple[str, ...] = ()
+    """Modules that stay in evaluation mode, so that their batch norms neither use nor follow the batch's statistics."""
+    epochs: int = 50
+    """Epochs."""
+    validate_every: int = 5
+    """Epochs between two validations."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.validate_every < 1:
+            raise InputError(f"epochs = {self.epochs}, validate_every = {self.validate_every}; give at least 1 of each")
+
+    def build_network(self, weights: bool = True) -> DiMPNet | AtomNet:
+        """The network in training mode with its initial weights (``weights`` False: random ones, to resume) and frozen parts set.
+
+        Random weights come from torch's global generator. Raises :class:`WeightsError` if the initial weights are not here
+        or are of another network.
+        """
+        net = AtomNet(self.network) if isinstance(self.network, AtomNetConfig) else DiMPNet(self.network)
+        if weights and self.init != RANDOM:
+            _load_initial(net, self.init, self.network.backbone)
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(not any(_begins(name, prefix) for prefix in self.frozen))
+        self.train_mode(net)
+        return net
+
+    def build_objective(self) -> Objective:
+        """``objective(net, batch) -> Losses``."""
+        return self.objective
+
+    def train_mode(self, net: nn.Module) -> None:
+        """Training mode for ``net`` with the ``fixed_statistics`` in evaluation mode; to be called after every validation."""
+        net.train()
+        for name in self.fixed_statistics:
+            try:
+                net.get_submodule(name).eval()
+            except AttributeError:
+                raise InputError(
+                    f"fixed_statistics: the network has no module {name!r}; {_nearest(net, name)}"
+                ) from None
+
+    def parameter_groups(self, net: nn.Module) -> list[dict[str, Any]]:
+        """Groups for ``torch.optim``: dictionaries with ``params``, ``lr``, ``initial_lr`` and ``name``, in the recipe's order.
+
+        Frozen parameters are left out. Raises :class:`InputError` if a group is empty, or a parameter has no group.
+        """
+        found: dict[str, list[Tensor]] = {g.name: [] for g in self.optim.groups}
+        for name, parameter in net.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            group = next((g.name for g in self.optim.groups if _begins(name, g.name)), None)
+            if group is None:
+                raise InputError(f"parameter {name} is in no group of optim.groups; add one, or name it in frozen")
+            found[group].append(parameter)
+        groups = []
+        for g in self.optim.groups:
+            if not found[g.name]:
+                raise InputError(f"group {g.name!r} of optim.groups has no parameters; {_nearest(net, g.name)}")
+            lr = self.optim.lr_factor * (g.lr if g.lr is not None else self.optim.lr or 0.0)
+            groups.append({"params": found[g.name], "lr": lr, "initial_lr": lr, "name": g.name})
+        return groups
+
+    def build_optimiser(self, net: nn.Module) -> torch.optim.Optimizer:
+        """Adam (AdamW with weight decay) over :meth:`parameter_groups`; the rates of epoch 0."""
+        optim, groups = self.optim, self.parameter_groups(net)
+        kind = torch.optim.AdamW if optim.weight_decay > 0 else torch.optim.Adam
+        return kind(groups, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+
+    def set_learning_rates(self, optimiser: torch.optim.Optimizer, epoch: float) -> None:
+        """The rates of ``epoch``, counted from 0, by ``optim.schedule``."""
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * self.optim.factor(epoch, self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, for checkpoints and logs; :meth:`from_dict` gives an equal recipe back."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The inverse of :meth:`to_dict`; :class:`InputError` for unknown names or values of the wrong type."""
+        return from_plain(cls, values)
+
+
+# --- initial weights -----------------------------------------------------------------------------------------------------
+
+
+def _load_initial(net: DiMPNet | AtomNet, init: str, backbone: str) -> None:
+    """Fill the backbone, or the whole network, from the file that ``init`` names."""
+    from ..weights.store import check_keys, read_any, strip_module_prefix
+
+    path = _initial_file(init)
+    tensors = strip_module_prefix(read_any(path).tensors)
+    whole = any(name.startswith("feature_extractor.") for name in tensors)
+    part: nn.Module = net if whole else net.feature_extractor
+    shapes = {name: tuple(value.shape) for name, value in part.state_dict().items()}
+    part.load_state_dict(
+        check_keys(tensors, shapes, what="this recipe's network" if whole else f"a {backbone} backbone")
+    )
+
+
+def _initial_file(init: str) -> Path:
+    if init not in IMAGENET:
+        path = Path(init).expanduser()
+        if path.is_file():
+            return path
+        raise WeightsError(
+            f"init={init!r} is no file; give a path, one of {', '.join(IMAGENET)} (ImageNet weights), or {RANDOM!r}"
+        )
+    from ..weights.catalog import weights_folder
+
+    folders = (weights_folder(), Path(torch.hub.get_dir()) / "checkpoints")
+    for folder in folders:
+        for name in IMAGENET[init]:
+            if (folder / name).is_file():
+                return folder / name
+    first = IMAGENET[init][0]
+    raise WeightsError(
+        f"the ImageNet weights of {init} are not here: {' or '.join(IMAGENET[init])} in {folders[0]} or {folders[1]}.\n"
+        f"  1. Get https://download.pytorch.org/models/{first} on a machine with a connection (torchvision's file).\n"
+        f"  2. Put it into {folders[0]}, or give its path: --set init=PATH.\n"
+        f"To train from random weights: --set init={RANDOM}."
+    )
+
+
+def _begins(name: str, prefix: str) -> bool:
+    """Whether ``prefix`` is ``name`` or its beginning up to a dot."""
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _nearest(net: nn.Module, name: str) -> str:
+    return nearest_names(name, [n for n, _ in net.named_modules() if n and n.count(".") <= 2])
+
+
+# --- the published table (§5) --------------------------------------------------------------------------------------------
+
+_LASOT, _GOT, _COCO = "lasot:train", "got10k:vot_train", "coco:train2014"
+_TRACKINGNET = "trackingnet:train_0-3"
+_GOT_VALIDATION = (WeightedSet("got10k:vot_val"),)
+
+
+def _sets(*names: str, first: float = 1.0) -> tuple[WeightedSet, ...]:
+    return tuple(WeightedSet(name, first if i == 0 else 1.0) for i, name in enumerate(names))
+
+
+_FOUR_SETS = (_LASOT, _GOT, _TRACKINGNET, _COCO)
+_UNUSED_BACKBONE = (
+    "feature_extractor.layer4",
+    "feature_extractor.fc",
+)  # never evaluated, in the checkpoints all the same
+_GMM: dict[str, Any] = {"proposals": "gmm", "proposal_number": 128, "gmm_sigmas": ((0.05, 0.05), (0.5, 0.5))}
+
+
+def _atom(
+    name: str,
+    *,
+    max_gap: int = 50,
+    box_loss: str = "mse",
+    train: tuple[WeightedSet, ...] = _sets(*_FOUR_SETS),
+    validation: tuple[WeightedSet, ...] = _GOT_VALIDATION,
+    **processing: Any,
+) -> Recipe:
+    """ATOM: one train and one test frame, the overlap predictor on a fixed backbone.
+
+    Quirk Q1: the backbone's weights are fixed, yet its batch norms follow the training data. To keep ImageNet's statistics:
+    ``--set fixed_statistics=feature_extractor``.
+    """
+    own: dict[str, Any] = {"proposals": "sigma_list", "proposal_number": 16, **processing}
+    return Recipe(
+        name,
+        AtomNetConfig("resnet18"),
+        AtomObjective(box_loss),
+        DataConfig(
+            train,
+            validation,
+            SamplerConfig(n_train=1, n_test=1, max_gap=max_gap, mode="interval"),
+            ProcessingConfig(
+                search_factor=5.0, output_size=288, crop="atom", centre_jitter_train=0.0, centre_jitter_test=4.5,
+                scale_jitter_train=0.0, scale_jitter_test=0.5, label_sigma_factor=None, **own,
+            ),
+            batch_size=64,
+            samples_per_epoch=64000,
+            validation_samples=32000,
+        ),
+        OptimConfig((ParameterGroup("bb_regressor"),), lr=1e-3),
+        init="resnet18",
+        frozen=("feature_extractor",),
+    )  # fmt: skip
+
+
+def _dimp_data(max_gap: int, batch_size: int, **processing: Any) -> DataConfig:
+    """What dimp18, dimp50, prdimp18 and prdimp50 share."""
+    return DataConfig(
+        _sets(*_FOUR_SETS, first=0.25),
+        _GOT_VALIDATION,
+        SamplerConfig(n_train=3, n_test=3, max_gap=max_gap, mode="causal"),
+        ProcessingConfig(
+            search_factor=5.0, output_size=288, crop="adaptive", crop_mode="replicate", centre_jitter_train=3.0,
+            centre_jitter_test=4.5, scale_jitter_train=0.25, scale_jitter_test=0.5, label_sigma_factor=0.25 / 5, **processing,
+        ),
+        batch_size=batch_size,
+        samples_per_epoch=26000,
+        validation_samples=5000,
+    )  # fmt: skip
+
+
+def _classifier_groups() -> tuple[ParameterGroup, ...]:
+    return (
+        ParameterGroup("classifier.filter_initializer", 5e-5),
+        ParameterGroup("classifier.filter_optimizer", 5e-4),
+        ParameterGroup("classifier.feature_extractor", 5e-5),
+    )
+
+
+def _dimp(name: str, batch_size: int, iou_lr: float | None, backbone_lr: float | None) -> Recipe:
+    network = network_config(name)
+    groups = (
+        *_classifier_groups(),
+        ParameterGroup("bb_regressor", iou_lr),
+        ParameterGroup("feature_extractor", backbone_lr),
+    )
+    return Recipe(
+        name,
+        network,
+        DiMPObjective(),
+        _dimp_data(30, batch_size, proposals="sigma_list", proposal_number=8),
+        OptimConfig(groups, lr=2e-4),
+        init=network.backbone,
+        frozen=_UNUSED_BACKBONE,
+    )
+
+
+def _prdimp(name: str, batch_size: int, backbone_lr: float) -> Recipe:
+    network = network_config(name)
+    groups = (
+        ParameterGroup("classifier", 1e-3),
+        ParameterGroup("bb_regressor", 1e-3),
+        ParameterGroup("feature_extractor", backbone_lr),
+    )
+    data = _dimp_data(
+        200, batch_size, label_density=True, label_density_normalise=True, gmm_gt_sigma=(0.05, 0.05), **_GMM
+    )
+    return Recipe(
+        name, network, PrDiMPObjective(), data, OptimConfig(groups), init=network.backbone, frozen=_UNUSED_BACKBONE
+    )
+
+
+def _superdimp(name: str, network: DiMPNetConfig) -> Recipe:
+    groups = (
+        *_classifier_groups(),
+        ParameterGroup("bb_regressor", 1e-3),
+        ParameterGroup("feature_extractor.layer3", 2e-5),
+    )
+    still = tuple(f"feature_extractor.{part}" for part in ("conv1", "bn1", "layer1", "layer2"))
+    return Recipe(
+        name,
+        network,
+        SuperDiMPObjective(),
+        DataConfig(
+            _sets(*_FOUR_SETS),
+            _GOT_VALIDATION,
+            SamplerConfig(n_train=3, n_test=3, max_gap=200, mode="causal"),
+            ProcessingConfig(
+                search_factor=6.0, output_size=352, crop="adaptive", crop_mode="inside_major", max_scale_change=1.5,
+                centre_jitter_train=3.0, centre_jitter_test=5.5, scale_jitter_train=0.25, scale_jitter_test=0.5,
+                label_sigma_factor=0.25 / 6, gmm_gt_sigma=(0.05, 0.05), joint_flip_probability=0.5, flip_probability=0.5,
+                **_GMM,
+            ),
+            batch_size=20,
+            samples_per_epoch=40000,
+            validation_samples=10000,
+        ),
+        OptimConfig(groups),
+        init=network.backbone,
+        frozen=(*still, *_UNUSED_BACKBONE),
+        fixed_statistics=still,
+    )  # fmt: skip
+
+
+def _atom_paper() -> Recipe:
+    return _atom(
+        "atom_paper",
+        train=_sets(_LASOT, "trackingnet:train_0-10", _COCO),
+        validation=(WeightedSet("trackingnet:train_11"),),
+    )
+
+
+_RECIPES: dict[str, Callable[[], Recipe]] = {
+    "atom": lambda: _atom("atom"),
+    "atom_paper": _atom_paper,
+    "atom_prob_ml": lambda: _atom(
+        "atom_prob_ml", max_gap=200, box_loss="ml", gmm_gt_sigma=(0.0, 0.0), gmm_add_mean_box=True, **_GMM
+    ),
+    "atom_gmm_sampl": lambda: _atom("atom_gmm_sampl", max_gap=200, **_GMM),
+    "dimp18": lambda: _dimp("dimp18", 26, iou_lr=1e-3, backbone_lr=None),
+    "dimp50": lambda: _dimp("dimp50", 10, iou_lr=None, backbone_lr=2e-5),
+    "prdimp18": lambda: _prdimp("prdimp18", 26, backbone_lr=2e-4),
+    "prdimp50": lambda: _prdimp("prdimp50", 10, backbone_lr=2e-5),
+    "superdimp": lambda: _superdimp("superdimp", network_config("super_dimp")),
+    "superdimp_simple": lambda: _superdimp("superdimp_simple", network_config("super_dimp_simple")),
+}  # fmt: skip
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names for :func:`find_recipe`; each also with ``-debug`` behind it."""
+    return tuple(_RECIPES)
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name (``dimp18``), or its debug variant (``dimp18-debug``); ``super_dimp`` is ``superdimp``.
+
+    Raises :class:`InputError` with the nearest name if there is none.
+    """
+    plain = name.removesuffix(DEBUG)
+    known = {n.replace("_", ""): n for n in _RECIPES}
+    found = known.get(plain.lower().replace("_", "").replace("-", ""))
+    if found is None:
+        raise InputError(f"no recipe {name!r}; {nearest_names(plain, _RECIPES)}")
+    recipe = _RECIPES[found]()
+    return debug(recipe) if name.endswith(DEBUG) else recipe
+
+
+def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with ``changes`` such as ``"optim.lr=1e-3"``, ``"data.train=lasot:train*0.5,got10k:train"`` or
+    ``"optim.groups.bb_regressor.lr=1e-3"``; :func:`keepsight.training.settings.override` has the rules and errors.
+
+    A new ``optim.lr`` that no group would use is an error, too.
+    """
+    changed = settings.override(recipe, changes)
+    paths = [c.partition("=")[0].strip() for c in changes]
+    if "optim.lr" in paths and all(g.lr is not None for g in changed.optim.groups):
+        names = ", ".join(g.name for g in changed.optim.groups)
+        raise InputError(
+            f"optim.lr has no effect in {recipe.name}, every group has its own rate; set optim.groups.NAME.lr (of {names}), "
+            "or optim.lr_factor, which multiplies all of them"
+        )
+    return changed
+
+
+def debug(recipe: Recipe) -> Recipe:
+    """A variant that trains within two minutes on a CPU and needs no files: procedural video, small crops, a narrow backbone.
+
+    All else, down to the order of the parameter groups, is the recipe's own, so that what breaks here breaks there. Labels
+    keep their width in cells. Weights are random, so rates are three times as high, and where only layer3 of an ImageNet
+    backbone would learn, all of it does: random layers below are nothing to keep.
+    """
+    processing, published = recipe.data.processing, recipe.data.processing.output_size
+    sigma = processing.label_sigma_factor
+    size = 128
+    network: AtomNetConfig | DiMPNetConfig = replace(recipe.network, backbone=f"{recipe.network.backbone}-narrow")
+    if isinstance(network, DiMPNetConfig):
+        network = replace(network, classifier_dim=64)
+    data = replace(
+        recipe.data,
+        train=(WeightedSet("composite:procedural"),),
+        validation=(WeightedSet("composite:procedural"),),
+        processing=replace(
+            processing,
+            output_size=size,
+            proposal_number=min(processing.proposal_number, 16),
+            label_sigma_factor=None if sigma is None else sigma * published / size,
+        ),
+        batch_size=4,
+        samples_per_epoch=120,
+        validation_samples=16,
+    )
+    groups = tuple(replace(g, name=g.name.removesuffix(".layer3")) for g in recipe.optim.groups)
+    return replace(
+        recipe,
+        name=recipe.name + DEBUG,
+        network=network,
+        data=data,
+        optim=replace(recipe.optim, groups=groups, lr_factor=3.0),
+        init=RANDOM,
+        frozen=_UNUSED_BACKBONE if recipe.fixed_statistics else recipe.frozen,
+        fixed_statistics=(),
+        epochs=2,
+        validate_every=1,
+    )
