@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from keepsight.cli import DataCheck, Demo, Eval, Report, Track, main
+from keepsight.cli import DataCheck, Demo, Eval, Report, Track, Train, main
 from keepsight.datasets.synthetic import render_clip
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.trackers.registry import tracker_names
@@ -92,11 +92,12 @@ def test_both_first_commands_stand_there() -> None:
 
 def test_options_and_names_are_those_that_exist() -> None:
     fields = {f.name for command in (Track, Demo) for f in dataclasses.fields(command)} - {"source"}
-    some = {f.name for command in (Eval, Report, DataCheck) for f in dataclasses.fields(command)}
+    some = {f.name for command in (Eval, Report, DataCheck, Train) for f in dataclasses.fields(command)}
     elsewhere = {"name", "version", "out"}
+    torchrun = {"standalone", "nproc_per_node"}
     told = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z-]*[a-z])", README)}
     assert fields | elsewhere <= told
-    assert told <= fields | some | elsewhere
+    assert told <= fields | some | elsewhere | torchrun
     table = README.split("## Trackers")[1].split("Only `dimp-lite`")[0]
     names = {
         n for line in table.splitlines() if line.startswith("| `") for n in re.findall(r"`([^`]+)`", line.split("|")[1])
