@@ -20,12 +20,12 @@ from keepsight.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     optimiser_state,
-    own_memory,
     prune,
     restore,
     save_checkpoint,
 )
 from keepsight.weights import describe, load_weights
+from keepsight.weights.store import own_memory
 
 RECIPE = {"recipe": {"optim": {"lr": 0.1, "groups": [1, 2]}, "data": {"batch": 8}}, "seed": 0}
 

@@ -180,16 +180,12 @@ class _Findings:
     ignored_ids: dict[str, set[int]] = field(default_factory=dict)
 
 
-def evaluate_sequence(sequence: Sequence, run: Run, rule: VosRule) -> list[ObjectFrames]:
+def _evaluate(sequence: Sequence, run: Run, rule: VosRule, findings: _Findings) -> list[ObjectFrames]:
     """J and F of every object and frame of one run.
 
     Mask files that are missing count as empty. Raises :class:`InputError` if there are no masks, if the sizes differ, or
     (``rule.extra_ids == "error"``) if the prediction has ids above the objects'.
     """
-    return _evaluate(sequence, run, rule, _Findings())
-
-
-def _evaluate(sequence: Sequence, run: Run, rule: VosRule, findings: _Findings) -> list[ObjectFrames]:
     where = f"{sequence.dataset}/{sequence.name}"
     truths = sequence.annotation.masks
     if truths is None:
@@ -363,7 +359,7 @@ def score_davis(
         confidence, seed: of the bootstrap intervals over sequences; None for none.
 
     ``SequenceScore.values`` hold the mean over the sequence's objects, and every object's own as ``J/<id>`` and so on.
-    Raises :class:`InputError` as :func:`evaluate_sequence`, and if no sequence has a run.
+    Raises :class:`InputError` if there are no masks, if sizes differ, for ids the rule refuses, and if no sequence has a run.
     """
     how = vos_rule(rule) if isinstance(rule, str) else rule
     name = rule if isinstance(rule, str) else "davis"

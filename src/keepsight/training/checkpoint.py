@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..weights.store import HEADER_KEY, WeightsHeader, check_keys, load_weights, save_weights
+from ..weights.store import HEADER_KEY, WeightsHeader, check_keys, load_weights, own_memory, save_weights
 
 CHECKPOINT_KEY = "keepsight.checkpoint"
 """The safetensors metadata entry that holds the header as JSON."""
@@ -257,18 +257,6 @@ def provenance(checkpoint: Checkpoint) -> WeightsHeader:
     if checkpoint.header.get("source"):
         words.append(str(checkpoint.header["source"]))
     return WeightsHeader(**{"family": "unknown", "preset": checkpoint.name, **given, "source": "; ".join(words)})
-
-
-def own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no memory: safetensors refuses tied ones."""
-    seen: set[int] = set()
-    own = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().to("cpu").contiguous()
-        place = plain.untyped_storage().data_ptr()
-        own[name] = plain.clone() if place in seen else plain
-        seen.add(place)
-    return own
 
 
 def _to_disk(path: Path) -> None:

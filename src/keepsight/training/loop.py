@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError
-from ..weights.store import save_weights
+from ..weights.store import own_memory, save_weights
 from .batch import Batch, Losses
 from .checkpoint import (
     Checkpoint,
@@ -36,7 +36,6 @@ from .checkpoint import (
     list_checkpoints,
     load_checkpoint,
     optimiser_state,
-    own_memory,
     provenance,
     prune,
     restore,

@@ -6,6 +6,7 @@ network as a whole, so that a wrapper such as DistributedDataParallel sees every
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,7 @@ class AtomObjective:
 
 
 @dataclass(frozen=True)
-class _TargetModelObjective:
+class _TargetModelObjective(ABC):
     """A box loss, and a classification loss on the scores of every iterate of the target filter."""
 
     box_weight: float
@@ -60,12 +61,13 @@ class _TargetModelObjective:
     iteration_weight: float
 
     @property
+    @abstractmethod
     def box_loss(self) -> str:
-        raise NotImplementedError
+        """``mse`` or ``kl``."""
 
+    @abstractmethod
     def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        """Loss of one iterate's score maps (I, S, H', W')."""
-        raise NotImplementedError
+        """Loss of one iterate's score maps (I, S, H', W'), a scalar."""
 
     def __call__(self, net: nn.Module, batch: Batch) -> Losses:
         """Losses ``box``, ``classifier``, ``classifier_initial``, ``classifier_iterations``; statistics ``accuracy``, ``iou``.
@@ -134,26 +136,15 @@ class PrDiMPObjective(_TargetModelObjective):
 
 
 @dataclass(frozen=True)
-class SuperDiMPObjective(_TargetModelObjective):
+class SuperDiMPObjective(DiMPObjective):
     """SuperDiMP: PrDiMP's box loss with DiMP's classification loss."""
 
     box_weight: float = 0.01
     """Factor of the box KL divergence."""
-    final_weight: float = 100.0
-    """Factor of the classification loss of the final filter."""
-    initial_weight: float = 100.0
-    """Factor of the classification loss of the initialiser's filter."""
-    iteration_weight: float = 400.0
-    """Factor of the mean classification loss of the iterates between."""
-    hinge_threshold: float = 0.05
-    """Labels below this are background: their scores are only pushed down to 0."""
 
     @property
     def box_loss(self) -> str:
         return "kl"
-
-    def classifier_loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        return lb_hinge(scores, _need(batch, "test_label"), self.hinge_threshold)
 
 
 Objective = AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective

@@ -74,7 +74,7 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], header: Weight
     header = replace(header, keepsight_version=header.keepsight_version or _own_version())
     try:
         text = json.dumps(asdict(header), allow_nan=False, sort_keys=True)
-        own = _own_memory(tensors)
+        own = own_memory(tensors)
         data = save(own, metadata={HEADER_KEY: text})
     except (TypeError, ValueError, AttributeError, SafetensorError, KeyError) as error:
         raise WeightsError(f"weights for {path} cannot be stored: {error}") from None
@@ -197,7 +197,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path} is a damaged safetensors file ({str(error)[:200]}); download it again") from None
 
 
-def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous CPU tensors that share no memory: safetensors refuses tied ones."""
     seen: set[int] = set()
     own = {}
