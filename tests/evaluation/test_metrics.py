@@ -24,7 +24,7 @@ from keepsight.datasets.frames import NoFrames
 from keepsight.datasets.sequence import Annotation, Sequence
 from keepsight.errors import InputError
 from keepsight.evaluation import metrics, one_pass
-from keepsight.evaluation.metrics import common_sequences, score_got10k, score_ope, score_trackingnet
+from keepsight.evaluation.metrics import common_sequences, score_got10k, score_ope
 from keepsight.evaluation.one_pass import measure, measure_all, prepare
 from keepsight.evaluation.rules import OPERule, ope_rule, rule_names
 from keepsight.evaluation.runs import Run
@@ -279,7 +279,7 @@ def test_missing_results() -> None:
     both, notes = common_sequences(TOY, {"a": RUNS, "b": runs})
     assert [s.name for s in both] == ["one", "three"]
     assert notes == ("1 sequence left out for all trackers because b has no result: two",)
-    zeros = score_trackingnet(TOY, runs, tracker="t", dataset="toy")
+    zeros = score_ope(TOY, runs, tracker="t", dataset="toy", rule="trackingnet")
     assert zeros.notes == ("1 of 3 sequences have no result and count as zeros: two",)
     assert zeros.sequences[1].values["Coverage"] == 1 / 8
     assert zeros.values["Coverage"] == (4 + 1 + 4) / 16
@@ -287,7 +287,7 @@ def test_missing_results() -> None:
 
 def test_hidden_ground_truth_is_named() -> None:
     hidden = sequence("test_1", Annotation(track_of("x")), frames=5)
-    for score in (score_ope, score_got10k, score_trackingnet):
+    for score in (score_ope, score_got10k, partial(score_ope, rule="trackingnet")):
         with pytest.raises(InputError, match=r"toy/test_1: the ground truth is not public"):
             score([hidden], {"test_1": [Run(track_of("xxxxx"))]}, tracker="t", dataset="toy")
 

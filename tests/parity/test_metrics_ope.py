@@ -18,7 +18,7 @@ from agreement import agree, load, toolkit_name
 
 from keepsight.datasets.frames import NoFrames
 from keepsight.datasets.sequence import Annotation, Sequence
-from keepsight.evaluation.metrics import score_got10k, score_ope, score_trackingnet
+from keepsight.evaluation.metrics import score_got10k, score_ope
 from keepsight.evaluation.rules import OPERule, ope_rule
 from keepsight.evaluation.runs import Run
 from keepsight.evaluation.scores import Scores
@@ -355,7 +355,7 @@ def test_trackingnet(golden: Path) -> None:
         lost = tracker == "missing_one_file"
         source = index(group.parent)["trackers"][0] if lost else tracker
         runs = {s.name: [Run(two_decimals(boxes(group, source, s.name)))] for s in parts[lost:]}
-        scores = score_trackingnet(parts, runs, tracker=tracker, confidence=None)
+        scores = score_ope(parts, runs, tracker=tracker, dataset="trackingnet", rule="trackingnet", confidence=None)
         assert sum(s.lost for s in scores.sequences) == lost == len(scores.notes)
         assert set(e) == set(numbers)
         for theirs, ours in numbers.items():

@@ -29,10 +29,10 @@ def _python() -> str:
 def _platform() -> str:
     import platform
 
-    return f"{platform.platform()}, {_cpu()}, {os.cpu_count()} cores"
+    return f"{platform.platform()}, {cpu()}, {os.cpu_count()} cores"
 
 
-def _cpu() -> str:
+def cpu() -> str:
     import platform
 
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:

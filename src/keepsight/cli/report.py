@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import InputError, nearest_names
 from .console import complain, say, tell
-from .env import _cpu as cpu
+from .env import cpu
 from .eval import open_any, with_annotation
 
 if TYPE_CHECKING:

@@ -245,7 +245,7 @@ def _weights_file(spec: EntrantSpec) -> Path:
     from ..weights import find_weights
 
     if spec.weights is None and spec.target in registry.tracker_names():
-        return find_weights(registry._entries()[spec.target].weights)
+        return find_weights(registry.weights_name(spec.target))
     path = Path(spec.weights or spec.target).expanduser()
     if not path.is_file():
         raise InputError(f"there is no weights file {path}, which {spec.text} names; check the path")

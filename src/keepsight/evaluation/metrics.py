@@ -176,35 +176,6 @@ def score_ope(
     )
 
 
-def score_trackingnet(
-    sequences: Iterable[Sequence],
-    runs: Mapping[str, Rows[Run]],
-    *,
-    tracker: str,
-    dataset: str = "trackingnet",
-    rule: str | OPERule = "trackingnet",
-    keep_per_frame: bool = False,
-    confidence: float | None = 0.95,
-    seed: int = 0,
-) -> Scores:
-    """TrackingNet's Success (``AUC``), Precision (``P``), normalised precision (``NP``), all areas, and ``Coverage``.
-
-    The test set's ground truth is on the server; this scores sequences whose annotation is at hand (the training sets)
-    by the rules of TrackingNet's metrics.py (spec/evaluation.md §4). A missing result counts as zeros. Arguments and errors
-    as in :func:`score_ope`.
-    """
-    return score_ope(
-        sequences,
-        runs,
-        tracker=tracker,
-        dataset=dataset,
-        rule=rule,
-        keep_per_frame=keep_per_frame,
-        confidence=confidence,
-        seed=seed,
-    )
-
-
 def _own_rule(rule: str, dataset: str, sequence: Sequence) -> OPERule:
     """The rule as it is applied to one sequence: in joined data sets (NUO323) UAV123's keep their own special case."""
     return ope_rule(rule, dataset if family(dataset) != "otb" and "+" not in dataset else sequence.dataset)

@@ -68,7 +68,7 @@ _RULES = (
     Rule(
         "trackingnet",
         "ope",
-        "metrics:score_trackingnet",
+        "metrics:score_ope",
         "TrackingNet's metrics.py: integers, IoU >= t, all three numbers are areas under their curves",
     ),
     Rule(

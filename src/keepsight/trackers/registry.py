@@ -59,6 +59,11 @@ def _entries() -> dict[str, _Entry]:
     return entries
 
 
+def weights_name(name: str) -> str:
+    """Name in the weights catalogue of what the tracker ``name`` (one of :func:`tracker_names`) was published with."""
+    return _entries()[name].weights
+
+
 def tracker_names() -> tuple[str, ...]:
     """Every name that :func:`load` takes, the default first."""
     return tuple(sorted(_entries(), key=lambda n: (n != "dimp-lite", n)))
