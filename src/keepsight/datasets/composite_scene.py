@@ -108,10 +108,10 @@ class Scene:
         picture = cv2.LUT(picture, self._curve(k))
         if self.noise > 0.2:
             row, col = np.random.default_rng((*self.seed, 2, k)).integers(0, 65, 2)
-            grain = _grain(self.size[0] + 64, self.size[1] + 64)
-            grain = grain[row : row + self.size[1], col : col + self.size[0]]
+            sheet = grain(self.size[0] + 64, self.size[1] + 64)
+            sheet = sheet[row : row + self.size[1], col : col + self.size[0]]
             share = self.noise / 32
-            picture = cv2.addWeighted(picture, 1, grain, share, -128 * share)
+            picture = cv2.addWeighted(picture, 1, sheet, share, -128 * share)
         if self.quality is not None:
             _, data = cv2.imencode(
                 ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self.quality]
@@ -152,7 +152,7 @@ class _Shade:
 
 
 @lru_cache(maxsize=4)
-def _grain(width: int, height: int) -> np.ndarray:
+def grain(width: int, height: int) -> np.ndarray:
     """(height, width, 3) uint8: noise about 128 with a standard deviation of 32; a little softer than white, as sensors'
     is after demosaicing."""
     noise = np.random.default_rng(20).normal(0, 1, (height, width, 3)).astype(np.float32)

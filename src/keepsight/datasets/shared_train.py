@@ -119,6 +119,10 @@ class SharedObjects(TrainingSet):
             attributes=frozenset({self.labels[index]}),
         )
 
+    def files(self) -> tuple[Path, ...]:
+        """The images."""
+        return tuple(self.root / image for image, *_ in self._images)
+
     def source(self, index: int) -> str:
         """Where object ``index`` comes from."""
         return self._images[int(self._rows[index, 0])][3]

@@ -15,6 +15,7 @@ Example::
 ``msra10k``, ``ecssd``, ``hku_is``                                     images, one mask each
 ``folder:PATH``, ``coco_video:FILE.json``                              one's own data
 ``composite:procedural``, ``composite:shared``                         synthetic videos, see :mod:`.composite`
+``composite:stills``                                                   one photograph per video, see :mod:`.stills`
 ``shared:images``, ``shared:tracks`` (``_all``: research-only too)     many small sources
 =====================================================================  ==================================================
 """
@@ -65,7 +66,7 @@ def training_entries() -> Mapping[str, TrainingEntry]:
         marks=shared.marks,
         layout=shared.layout,
         source=f"drawn while training; with photographs: {shared.source}",
-        splits=("procedural", "shared", "shared_all"),
+        splits=("procedural", "shared", "shared_all", "stills", "stills_all"),
         root_name="shared",
         without_root=("procedural",),
     )
@@ -103,17 +104,22 @@ def list_training_sets(root: str | Path | None = None) -> tuple[TrainingStatus, 
 
 
 def _open_composite(root: Path, split: str) -> TrainingSet:
-    from .composite import CompositeSet
+    from .composite import CompositeConfig, CompositeSet
     from .cutouts import Backgrounds, CutOuts
     from .shared_train import SharedObjects, backgrounds
+    from .stills import StillVideos
 
     name = f"composite:{split}"
     if split == "procedural":
         return CompositeSet(name=name)
-    shipping = split == "shared"
+    shipping = not split.endswith("_all")
+    if split.startswith("stills"):
+        return StillVideos(name, SharedObjects(name, root, commercial_only=shipping))
     objects = SharedObjects(name, root, commercial_only=shipping, masks_only=True)
-    photographs = Backgrounds(backgrounds(root, commercial_only=shipping))
-    return CompositeSet(name=name, cutouts=CutOuts(objects), backgrounds=photographs)
+    # photographs with objects in them are places, too, and there are many more of them
+    photographs = Backgrounds((*backgrounds(root, commercial_only=shipping), *objects.files()))
+    half_seen = CompositeConfig(in_view=0.45)  # the first frame is the reference: it must show the target
+    return CompositeSet(name=name, config=half_seen, cutouts=CutOuts(objects), backgrounds=photographs)
 
 
 def training_set_names() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -135,9 +136,32 @@ class SameConv2d(nn.Conv2d):
         return super().forward(F.pad(input, pads))
 
 
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm and what follows, called ``conv``, ``bn``, ...
+
+    While gradients are recorded and the norm's statistics are fixed, the norm is multiplied into the weights at every call: the
+    same function of the same parameters, but training keeps and passes over one large map less.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        conv, norm, *rest = self
+        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training
+        if not (fixed and torch.is_grad_enabled() and type(conv) is nn.Conv2d):
+            x: Tensor = super().forward(input)
+            return x
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (C,)
+        bias = norm.bias - norm.running_mean * scale
+        x = F.conv2d(
+            input, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding, groups=conv.groups
+        )  # fmt: skip
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
 def _conv_bn(
     c_in: int, c_out: int, kernel: int, padding: Padding, stride: int = 1, groups: int = 1, activation: bool = True
-) -> nn.Sequential:
+) -> ConvNorm:
     """Convolution without bias, batch norm and, unless the block is linear, ReLU6."""
     # a 1×1 convolution needs no padding in either convention
     if padding == "same" and kernel > 1:
@@ -147,7 +171,7 @@ def _conv_bn(
     parts: list[tuple[str, nn.Module]] = [("conv", conv), ("bn", nn.BatchNorm2d(c_out, _BN_EPS, _BN_MOMENTUM))]
     if activation:
         parts.append(("act", nn.ReLU6(inplace=True)))
-    return nn.Sequential(OrderedDict(parts))
+    return ConvNorm(OrderedDict(parts))
 
 
 def _init_weights(module: nn.Module) -> None:

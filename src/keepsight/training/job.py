@@ -162,10 +162,13 @@ def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0
 def weights_header(recipe: Recipe) -> dict[str, Any]:
     """``family``, ``preset`` (the published network's name) and ``config`` for the weights file."""
     from ..models.atom import AtomNetConfig
+    from ..models.lite import LiteNetConfig
 
     preset = recipe.name.removesuffix("-debug")
-    preset = {"superdimp": "super_dimp", "superdimp_simple": "super_dimp_simple"}.get(preset, preset)
-    family = "atom" if isinstance(recipe.network, AtomNetConfig) else "dimp"
+    published = {"superdimp": "super_dimp", "superdimp_simple": "super_dimp_simple", "dimp_lite": "dimp-lite"}
+    preset = published.get(preset, preset)
+    families = {AtomNetConfig: "atom", LiteNetConfig: "lite"}
+    family = families.get(type(recipe.network), "dimp")
     return {"family": family, "preset": preset, "config": asdict(recipe.network)}
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ..boxes import iou
 from ..errors import InputError
 from ..models.dimp import TrainingOutput
+from ..models.lite import cell_of
 from ..nn.precision import at_least_float32
+from ..nn.target_filter import gaussian_label
 from .batch import Batch, Losses
 from .losses import (
     NonFiniteLossError,
@@ -147,7 +149,39 @@ class SuperDiMPObjective(DiMPObjective):
         return "kl"
 
 
-Objective = AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
+@dataclass(frozen=True)
+class LiteObjective:
+    """dimp-lite: the hinge loss of every iterate of the filter, which starts from zero, and the box's KL divergence."""
+
+    box_weight: float = 0.3
+    """Factor of the box KL divergence."""
+    final_weight: float = 100.0
+    """Factor of the classification loss of the final filter."""
+    iteration_weight: float = 100.0
+    """Factor of the mean classification loss of the iterates before it."""
+    hinge_threshold: float = 0.05
+    """Labels below this are background: their scores are only pushed down to 0."""
+    label_sigma: float = 0.9
+    """Standard deviation of the label in cells."""
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``box``, ``classifier``, ``classifier_iterations``; statistics ``accuracy``, ``iou``."""
+        out: TrainingOutput = net(
+            batch.train_images, batch.test_images, batch.train_boxes, _need(batch, "proposals")
+        )
+        box, statistics = _box_loss("kl", out, batch)
+        scores = out.scores[1:]  # those of the zero filter teach nothing
+        size = (scores[0].shape[-2], scores[0].shape[-1])
+        label = gaussian_label(cell_of(batch.test_boxes), size, self.label_sigma)  # (I, S, n, n)
+        each = [lb_hinge(s, label, self.hinge_threshold) for s in scores]
+        parts = {"box": self.box_weight * box, "classifier": self.final_weight * each[-1]}
+        if len(each) > 1:
+            parts["classifier_iterations"] = self.iteration_weight * torch.stack(each[:-1]).mean()
+        statistics["accuracy"] = classification_accuracy(scores[-1], label).mean()
+        return _losses(parts, statistics, batch)
+
+
+Objective = LiteObjective | AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
 """Any of them: ``objective(net, batch) -> Losses``."""
 
 

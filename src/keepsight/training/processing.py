@@ -108,7 +108,7 @@ class ProcessingConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; give a probability from 0 to 1")
         if not 0 <= self.brightness_jitter <= 1:
             raise InputError(f"brightness_jitter is {self.brightness_jitter}; give a number from 0 to 1")
-        if self.output_size % self.stride:
+        if self.label_sigma_factor is not None and self.output_size % self.stride:
             raise InputError(
                 f"output_size {self.output_size} is no multiple of stride {self.stride}; labels need whole cells"
             )

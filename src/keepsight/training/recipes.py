@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..errors import InputError, WeightsError, nearest_names
 from ..models.atom import AtomNet, AtomNetConfig
 from ..models.dimp import DiMPNet, DiMPNetConfig, network_config
+from ..models.lite import LiteNet, LiteNetConfig
 from . import settings
-from .objectives import AtomObjective, DiMPObjective, Objective, PrDiMPObjective, SuperDiMPObjective
+from .objectives import AtomObjective, DiMPObjective, LiteObjective, Objective, PrDiMPObjective, SuperDiMPObjective
 from .processing import ProcessingConfig
 from .sampler import SamplerConfig
 from .settings import from_plain, to_plain
@@ -160,9 +161,9 @@ class Recipe:
 
     name: str
     """Its name, e.g. ``dimp18``."""
-    network: AtomNetConfig | DiMPNetConfig
+    network: AtomNetConfig | DiMPNetConfig | LiteNetConfig
     """The network."""
-    objective: AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
+    objective: AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective | LiteObjective
     """What is minimised; :meth:`build_objective`."""
     data: DataConfig
     """What it learns from."""
@@ -184,15 +185,15 @@ class Recipe:
         if self.epochs < 1 or self.validate_every < 1:
             raise InputError(f"epochs = {self.epochs}, validate_every = {self.validate_every}; give at least 1 of each")
 
-    def build_network(self, weights: bool = True) -> DiMPNet | AtomNet:
+    def build_network(self, weights: bool = True) -> DiMPNet | AtomNet | LiteNet:
         """The network in training mode with its initial weights (``weights`` False: random ones, to resume) and frozen parts set.
 
         Random weights come from torch's global generator. Raises :class:`WeightsError` if the initial weights are not here
         or are of another network.
         """
-        net = AtomNet(self.network) if isinstance(self.network, AtomNetConfig) else DiMPNet(self.network)
+        net = _network(self.network)
         if weights and self.init != RANDOM:
-            _load_initial(net, self.init, self.network.backbone)
+            _load_initial(net, self.init)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(not any(_begins(name, prefix) for prefix in self.frozen))
         self.train_mode(net)
@@ -259,12 +260,28 @@ class Recipe:
 # --- initial weights -----------------------------------------------------------------------------------------------------
 
 
-def _load_initial(net: DiMPNet | AtomNet, init: str, backbone: str) -> None:
+def _network(config: AtomNetConfig | DiMPNetConfig | LiteNetConfig) -> DiMPNet | AtomNet | LiteNet:
+    """With random weights."""
+    if isinstance(config, AtomNetConfig):
+        return AtomNet(config)
+    return LiteNet(config) if isinstance(config, LiteNetConfig) else DiMPNet(config)
+
+
+def _load_initial(net: DiMPNet | AtomNet | LiteNet, init: str) -> None:
     """Fill the backbone, or the whole network, from the file that ``init`` names."""
     from ..weights.store import check_keys, read_any, strip_module_prefix
 
     path = _initial_file(init)
     tensors = strip_module_prefix(read_any(path).tensors)
+    if isinstance(net, LiteNet):  # the parts that only training makes keep their fresh values if the file lacks them
+        fresh = net.state_dict()
+        made = {name: value for name, value in fresh.items() if name.startswith(("residual.", "box_net."))}
+        if not any(name.startswith("box_net.") for name in tensors):
+            tensors = {**made, **tensors}
+        shapes = {name: tuple(value.shape) for name, value in fresh.items()}
+        net.load_state_dict(check_keys(tensors, shapes, what="dimp-lite's network"))
+        return
+    backbone = net.config.backbone
     whole = any(name.startswith("feature_extractor.") for name in tensors)
     part: nn.Module = net if whole else net.feature_extractor
     shapes = {name: tuple(value.shape) for name, value in part.state_dict().items()}
@@ -459,7 +476,48 @@ def _atom_paper() -> Recipe:
     )
 
 
+def _dimp_lite() -> Recipe:
+    """The default tracker's network: the library's own recipe, docs/dimp-lite.md."""
+    return Recipe(
+        "dimp_lite",
+        LiteNetConfig(),
+        LiteObjective(),
+        DataConfig(
+            (WeightedSet("composite:shared", 0.58), WeightedSet("composite:stills", 0.34), WeightedSet("shared:tracks", 0.08)),
+            (WeightedSet("composite:shared", 0.5), WeightedSet("composite:stills", 0.5)),
+            SamplerConfig(n_train=2, n_test=2, max_gap=40, mode="interval", min_length=4, visible_factor=0.9),
+            ProcessingConfig(
+                search_factor=5.0 * 241 / 289, output_size=241, crop="adaptive", crop_mode="replicate", shift_inside=False,
+                centre_jitter_train=1.2, centre_jitter_test=2.6, scale_jitter_train=0.1, scale_jitter_test=0.25,
+                proposals="gmm", proposal_number=32, gmm_sigmas=((0.05, 0.05), (0.18, 0.22)), gmm_gt_sigma=(0.05, 0.05),
+                label_sigma_factor=None, grey_probability=0.1, joint_flip_probability=0.5, exact_flip=True,
+                brightness_jitter=0.15, normalise=False,
+            ),
+            batch_size=16,
+            samples_per_epoch=4000,
+            validation_samples=320,
+        ),
+        OptimConfig(
+            (
+                ParameterGroup("projection", 2e-4),
+                ParameterGroup("residual", 1e-3),
+                ParameterGroup("filter_optimizer", 5e-4),
+                ParameterGroup("box_net", 1e-3),
+                ParameterGroup("backbone", 1e-4),
+            ),
+            schedule="cosine",
+            clip_norm=10.0,
+        ),
+        init="dimp-lite-start",
+        frozen=("backbone.stem", *(f"backbone.blocks.{i}" for i in range(5))),
+        fixed_statistics=("backbone",),
+        epochs=24,
+        validate_every=3,
+    )  # fmt: skip
+
+
 _RECIPES: dict[str, Callable[[], Recipe]] = {
+    "dimp_lite": _dimp_lite,
     "atom": lambda: _atom("atom"),
     "atom_paper": _atom_paper,
     "atom_prob_ml": lambda: _atom(
