@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from keepsight.errors import InputError
-from keepsight.nn.efficientnet_lite import EfficientNetLite0
+from keepsight.nn.efficientnet_lite import ConvNorm, EfficientNetLite0
 from keepsight.nn.fuse import fold_batch_norms
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "lite0_reference.json").read_text())["cases"]
@@ -177,6 +179,74 @@ def test_gradients_reach_the_image_and_every_weight():
     net(x.expand(2, -1, -1, -1))["block10"].square().mean().backward()
     assert x.grad.abs().max() > 0
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+# --- convolution and norm in one -----------------------------------------------------------------------------------------
+
+CONVOLUTIONS = {"1x1": (6, 10, 1), "strided": (6, 10, 3, 2, 1), "depthwise": (6, 6, 5, 1, 2, 1, 6)}
+
+
+@pytest.fixture(params=CONVOLUTIONS)
+def layer(request) -> ConvNorm:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(*CONVOLUTIONS[request.param], bias=False)
+    norm = nn.BatchNorm2d(conv.out_channels, 1e-3, 0.25)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3)
+    return ConvNorm(OrderedDict(conv=conv, bn=norm, act=nn.ReLU6()))
+
+
+def one_by_one(layer: ConvNorm, x: Tensor) -> Tensor:
+    return layer.act(layer.bn(layer.conv(x)))
+
+
+def test_a_fixed_norm_in_the_weights_is_the_same_function_with_the_same_gradients(layer):
+    layer.eval()
+    plain, x = copy.deepcopy(layer), torch.randn(3, 6, 13, 11).requires_grad_()
+    kept = copy.deepcopy(layer.state_dict())
+    got, want = layer(x), one_by_one(plain, x)
+    assert (got - want).abs().max() < 1e-5
+    assert not torch.equal(got, torch.zeros_like(got))
+    direction = torch.randn_like(got)
+    by_x = [torch.autograd.grad((y * direction).sum(), x, retain_graph=True)[0] for y in (got, want)]
+    torch.testing.assert_close(*by_x, atol=1e-4, rtol=1e-4)
+    (got * direction).sum().backward()
+    (want * direction).sum().backward()
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    assert set(gradients) == {"conv.weight", "bn.weight", "bn.bias"}
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad, atol=1e-3, rtol=1e-4)
+    assert all(torch.equal(value, kept[name]) for name, value in layer.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(layer(x), one_by_one(plain, x))  # without gradients nothing is multiplied
+
+
+def test_a_fixed_norm_keeps_no_map_of_its_own(layer):
+    """What it is for: less memory of the same forward pass."""
+
+    def kept(run) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: (sizes.append(t.numel() * (t.dim() == 4)), t)[1], lambda t: t
+        ):
+            run()
+        return sum(sizes)
+
+    layer.eval()
+    x = torch.randn(2, 6, 64, 64).requires_grad_()
+    assert kept(lambda: layer(x)) < kept(lambda: one_by_one(layer, x))
+
+
+def test_a_learning_norm_follows_the_batch(layer):
+    plain, x = copy.deepcopy(layer), 3 + 2 * torch.randn(4, 6, 9, 9)
+    before = layer.bn.running_mean.clone()
+    assert torch.equal(layer.train()(x), one_by_one(plain.train(), x))
+    followed = 0.75 * before + 0.25 * layer.conv(x).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(layer.bn.running_mean, followed, atol=1e-5, rtol=1e-4)
+    assert layer.bn.num_batches_tracked == 1
+    torch.testing.assert_close(layer.state_dict(), plain.state_dict())
 
 
 def test_normalise():

@@ -66,6 +66,37 @@ def test_integrals_of_a_constant_map_are_the_bin_widths():
     assert torch.allclose(sums, torch.full_like(sums, 5.25 / 3))
 
 
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [(20.0, 16.0, 44.0, 40.0), (24.0, 8.0, 40.0, 56.0)],  # touch a part of the map
+        [(-90.0, -50.0, -20.0, -9.0)], [(300.0, 20.0, 400.0, 30.0)],  # touch none of it
+        [(-1e9, -1e9, 1e9, 1e9), (8.0, 8.0, 16.0, 16.0)], [],
+    ],
+)  # fmt: skip
+def test_cells_that_no_box_touches_do_not_count(boxes):
+    features = torch.randn(1, 3, 9, 7, dtype=torch.float64, requires_grad=True)
+    corners = torch.tensor(boxes, dtype=torch.float64).view(1, -1, 4)
+    got = pool_corners(features, corners, (2, 3), 1 / 8)
+    x0, y0, x1, y1 = (corners[0] / 8).unbind(-1)
+    along_y, along_x = hat_integrals(y0, y1, 2, 9), hat_integrals(x0, x1, 3, 7)  # of the whole map
+    area = ((x1 - x0) * (y1 - y0) / 6)[:, None, None, None]
+    want = torch.einsum("pyh,chw,pxw->pcyx", along_y, features[0], along_x) / area
+    assert torch.allclose(got[0], want)
+    if boxes:
+        got.sum().backward()
+        assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_broken_boxes_leave_the_others_alone(bad):
+    features = torch.randn(1, 3, 9, 7)
+    good = [20.0, 16.0, 44.0, 40.0]
+    both = pool_corners(features, torch.tensor([[good, [bad, 0.0, 8.0, bad]]]), (2, 2), 1 / 8)
+    alone = pool_corners(features, torch.tensor([[good]]), (2, 2), 1 / 8)
+    assert torch.allclose(both[:, 0], alone[:, 0], atol=1e-6)
+
+
 def test_a_table_of_rois_keeps_its_order():
     features = torch.randn(3, 2, 8, 8)
     rois = torch.tensor(

@@ -39,6 +39,20 @@ def test_filter_is_a_padded_convolution(kernel):
     assert torch.allclose(correlate(maps[0], weights), got[:, 0])
 
 
+@pytest.mark.parametrize(("size", "kernel"), [((6, 9), (3, 5)), ((5, 4), (2, 1)), ((4, 7), (4, 3))])
+def test_maps_and_filters_that_are_not_square(size, kernel):
+    torch.manual_seed(0)
+    maps, weights = torch.randn(3, 2, 5, *size, dtype=torch.float64), torch.randn(2, 5, *kernel, dtype=torch.float64)
+    samples, variable = Samples.from_maps(maps), weights.clone().requires_grad_()
+    scores = apply_filter(samples, variable)
+    for s in range(2):
+        want = F.conv2d(maps[:, s], weights[s : s + 1], padding=(kernel[0] // 2, kernel[1] // 2))[:, 0]
+        assert torch.allclose(scores[s], want)
+    residual = torch.randn_like(scores)
+    want = torch.autograd.grad((scores * residual).sum(), variable)[0]
+    assert torch.allclose(apply_adjoint(samples, residual, kernel), want)
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 4])
 def test_adjoint(kernel):
     maps, weights, _, _ = problem(kernel)

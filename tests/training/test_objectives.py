@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from keepsight.boxes import iou
 from keepsight.errors import InputError
 from keepsight.models.dimp import TrainingOutput
+from keepsight.models.lite import cell_of
+from keepsight.nn.target_filter import gaussian_label
 from keepsight.training.batch import Batch
 from keepsight.training.losses import NonFiniteLossError, box_kl, grid_kl, iou_mse, lb_hinge
 from keepsight.training.objectives import (
     AtomObjective,
     DiMPObjective,
+    LiteObjective,
     PrDiMPObjective,
     SuperDiMPObjective,
 )
@@ -101,7 +104,46 @@ def test_prdimp_and_superdimp_totals():
     assert SuperDiMPObjective()(net, batch).total.item() == pytest.approx(want.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", [DiMPObjective(), PrDiMPObjective(), SuperDiMPObjective()])
+def test_dimp_lite_weighs_the_final_filter_and_the_mean_of_those_before_it():
+    batch = random_batch()
+    net = fixed(batch)
+    label = gaussian_label(cell_of(batch.test_boxes), (5, 5), 0.9)
+    each = [lb_hinge(s, label) for s in net.scores]
+    box = box_kl(net.boxes, batch.proposal_density, batch.gt_density)
+    losses = LiteObjective()(net, batch)
+    assert losses.parts["classifier"].item() == pytest.approx(100 * each[5].item(), rel=1e-6)
+    assert losses.parts["classifier_iterations"].item() == pytest.approx(25 * sum(each[1:5]).item(), rel=1e-6)
+    assert losses.parts["box"].item() == pytest.approx(0.3 * box.item(), rel=1e-6)
+    losses.total.backward()
+    assert net.scores[0].grad is None  # the zero filter's
+    assert all(s.grad.any() for s in net.scores[1:])
+    alone = LiteObjective()(Fixed(net.scores[:1] + net.scores[5:], net.boxes), batch)  # one iteration
+    assert set(alone.parts) == {"box", "classifier"}
+    assert alone.parts["classifier"].item() == pytest.approx(100 * each[5].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 3), (4, 1)])
+def test_dimp_lites_label_peaks_in_the_cell_whose_pixel_the_target_is_at(row, column):
+    """Scores that are 1 there and 0 elsewhere are accurate, and better than those of any other cell."""
+    batch = random_batch()
+    width, height = 26.0, 18.0
+    centre = torch.tensor([16 * column + 0.5, 16 * row + 0.5])  # cell n lies at pixel 16 n, whose middle is at 16 n + ½
+    size = torch.tensor([width, height])
+    batch = replace(batch, test_boxes=torch.cat((centre - size / 2, size)).expand(2, 2, 4).clone())
+    found, accurate = {}, set()
+    for cell in range(25):
+        scores = torch.zeros(2, 2, 25)
+        scores[..., cell] = 1
+        losses = LiteObjective()(Fixed((scores.view(2, 2, 5, 5),) * 2, torch.zeros(2, 2, 6)), batch)
+        found[divmod(cell, 5)] = losses.parts["classifier"].item()
+        if losses.statistics["accuracy"] == 1:
+            accurate.add(divmod(cell, 5))
+    assert min(found, key=found.__getitem__) == (row, column)
+    nearer = {c for c in found if (c[0] - row) ** 2 + (c[1] - column) ** 2 <= 2}  # e^(-d² / 2·0.81) is at least 0.25
+    assert accurate == nearer
+
+
+@pytest.mark.parametrize("objective", [DiMPObjective(), PrDiMPObjective(), SuperDiMPObjective(), LiteObjective()])
 def test_parts_add_up_and_carry_no_gradient(objective):
     batch = random_batch()
     losses = objective(fixed(batch), batch)
@@ -151,7 +193,9 @@ def _boxes_only(net: Fixed, keep: Tensor) -> Fixed:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("objective", [PrDiMPObjective(), SuperDiMPObjective(), DiMPObjective(), AtomObjective()])
+@pytest.mark.parametrize(
+    "objective", [PrDiMPObjective(), SuperDiMPObjective(), DiMPObjective(), AtomObjective(), LiteObjective()]
+)
 def test_numbers_that_are_none_raise(objective, value):
     batch = random_batch()
     net = fixed(batch)
@@ -170,6 +214,8 @@ def test_numbers_that_are_none_raise(objective, value):
         (DiMPObjective(), "test_label"),
         (PrDiMPObjective(), "test_label_density"),
         (PrDiMPObjective(), "gt_density"),
+        (LiteObjective(), "proposals"),
+        (LiteObjective(), "proposal_density"),
     ],
 )
 def test_missing_parts_are_named(objective, part):
@@ -191,6 +237,8 @@ def trained(request):
     torch.manual_seed(1)
     net = recipe.build_network()
     batch = random_batch(1 if request.param.startswith("atom") else 2, marked=request.param == "atom_prob_ml")
+    if not recipe.data.processing.normalise:
+        batch = replace(batch, train_images=100 + 50 * batch.train_images, test_images=100 + 50 * batch.test_images)
     losses = recipe.objective(net, batch)
     losses.total.backward()
     return recipe, net, batch, losses
@@ -202,12 +250,17 @@ def test_gradients_reach_what_is_trained_and_nothing_else(trained):
     assert with_gradient == {n for n, p in net.named_parameters() if p.requires_grad}
     still = {n for n, p in net.named_parameters() if p.grad is not None and not p.grad.any()}
     # batch norm takes away whatever a bias before it adds; PrDiMP starts with its regulariser at the limit, or with dead
-    # units at this size
-    assert {n for n in still if not n.endswith("bias")} <= {"classifier.filter_optimizer.filter_reg"}, recipe.name
+    # units at this size; dimp_lite's residual branch starts as nothing, so that at first only its last layer learns
+    weights = {n for n in still if not n.endswith("bias") and not n.startswith("residual.")}
+    assert weights <= {"classifier.filter_optimizer.filter_reg"}, recipe.name
     parts = {n.split(".")[0] for n in with_gradient - still}
-    assert parts == (
-        {"bb_regressor"} if recipe.name.startswith("atom") else {"feature_extractor", "classifier", "bb_regressor"}
-    )
+    if recipe.name.startswith("dimp_lite"):
+        assert parts == {"backbone", "projection", "residual", "filter_optimizer", "box_net"}
+        assert "residual.4.weight" not in still
+    elif recipe.name.startswith("atom"):
+        assert parts == {"bb_regressor"}
+    else:
+        assert parts == {"feature_extractor", "classifier", "bb_regressor"}
 
 
 def test_batch_norm_statistics_move_where_they_should(trained):
@@ -224,9 +277,14 @@ def test_the_box_loss_teaches_the_backbone(trained):
     recipe, net, batch, _ = trained
     atom = recipe.name.startswith("atom")
     given = (batch.train_images, batch.test_images, batch.train_boxes, batch.proposals)
+    lite = recipe.name.startswith("dimp_lite")
     net.zero_grad()
-    net(*given, *([] if atom else [batch.train_label])).boxes.square().mean().backward()
-    gradient = net.feature_extractor.layer3[0].conv1.weight.grad
+    net(*given, *([] if atom or lite else [batch.train_label])).boxes.square().mean().backward()
+    gradient = (
+        (net.backbone.blocks[0].project if lite else net.feature_extractor.layer3[0])
+        .get_parameter("conv.weight" if lite else "conv1.weight")
+        .grad
+    )
     assert gradient is None if atom else gradient.abs().max() > 0  # ATOM's backbone does not learn
 
 

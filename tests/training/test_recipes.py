@@ -14,6 +14,7 @@ import torch
 
 from keepsight.errors import InputError, WeightsError
 from keepsight.models.atom import AtomNetConfig
+from keepsight.training.job import weights_header
 from keepsight.training.objectives import AtomObjective, PrDiMPObjective, SuperDiMPObjective
 from keepsight.training.recipes import (
     DataConfig,
@@ -26,9 +27,12 @@ from keepsight.training.recipes import (
     override,
     recipe_names,
 )
+from keepsight.weights.store import WeightsHeader, save_weights
 
 COLUMNS = {"super_dimp": "superdimp", "super_dimp_simple": "superdimp_simple"}
 LEFT = "←"
+PUBLISHED = tuple(name for name in recipe_names() if name != "dimp_lite")
+"""Those of the table; dimp_lite is the library's own."""
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +64,14 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"(?<![\w.])-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?", text.replace("–", " "))]
 
 
-@pytest.fixture(params=recipe_names())
+@pytest.fixture(params=PUBLISHED)
 def cell(request, table):
     return find_recipe(request.param), table[request.param]
 
 
 def test_names(table):
-    assert sorted(table) == sorted(recipe_names())
+    assert sorted(table) == sorted(PUBLISHED)
+    assert set(recipe_names()) - set(PUBLISHED) == {"dimp_lite"}
 
 
 def test_network_of_the_table(cell):
@@ -203,7 +208,7 @@ def test_learning_rates_of_the_table(cell):
 
 
 def test_what_all_share():
-    for name in recipe_names():
+    for name in PUBLISHED:
         recipe = find_recipe(name)
         optim = recipe.optim
         assert (recipe.epochs, recipe.validate_every, recipe.name) == (50, 5, name)
@@ -222,7 +227,7 @@ def _skeleton(recipe: Recipe) -> torch.nn.Module:
 # --- what is trained -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_trained_and_still_parts(name):
     recipe = find_recipe(name)
     net = _skeleton(recipe)
@@ -243,6 +248,23 @@ def test_trained_and_still_parts(name):
     assert len(grouped) == len({id(p) for p in grouped}) == len(trained)
     recipe.train_mode(net.eval())
     assert training == {n for n, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training}
+
+
+def test_trained_and_still_parts_of_dimp_lite():
+    recipe = find_recipe("dimp_lite")
+    net = _skeleton(recipe)
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
+    blocks = {n.split(".")[2] for n in trained if n.startswith("backbone.")}
+    assert blocks == {"5", "6", "7", "8", "9", "10"}  # what lies behind the fine tap
+    heads = {n for n, _ in net.named_parameters() if not n.startswith("backbone.")}
+    assert heads < trained
+    training = {n for n, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training}
+    assert {n.split(".")[0] for n in training} == {"residual", "box_net"}
+    recipe.train_mode(net.eval())
+    assert training == {n for n, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training}
+    groups = recipe.parameter_groups(net)
+    assert [g["name"] for g in groups] == ["projection", "residual", "filter_optimizer", "box_net", "backbone"]
+    assert sum(len(g["params"]) for g in groups) == len(trained)
 
 
 def test_groups_that_do_not_fit_are_errors():
@@ -283,7 +305,7 @@ def test_names_and_unknown_names():
         find_recipe("dimp81")
 
 
-@pytest.mark.parametrize("name", [*recipe_names(), "prdimp50-debug", "atom-debug"])
+@pytest.mark.parametrize("name", [*recipe_names(), "prdimp50-debug", "atom-debug", "dimp_lite-debug"])
 def test_json_round_trip(name):
     recipe = find_recipe(name)
     text = json.dumps(recipe.to_dict())
@@ -441,6 +463,46 @@ def test_imagenet_weights_fill_the_backbone(nothing_here):
         assert torch.equal(net.state_dict()[name], value)
 
 
+def test_weights_that_dimp_lite_starts_from(tmp_path):
+    """Features and the filter's optimiser, or the whole network; what the file lacks is made anew."""
+    recipe = find_recipe("dimp_lite-debug")
+    source = recipe.build_network()
+    whole = source.state_dict()
+    start = {n: t for n, t in whole.items() if not n.startswith(("residual.", "box_net."))}
+    save_weights(tmp_path / "start.safetensors", start, WeightsHeader("lite", "dimp-lite"))
+    net = replace(recipe, init=str(tmp_path / "start.safetensors")).build_network()
+    assert all(torch.equal(net.state_dict()[n], t) for n, t in start.items())
+    assert not net.residual[-1].weight.any()
+    assert not torch.equal(net.box_net.looks.weight, source.box_net.looks.weight)
+    save_weights(tmp_path / "whole.safetensors", whole, WeightsHeader("lite", "dimp-lite"))
+    net = replace(recipe, init=str(tmp_path / "whole.safetensors")).build_network()
+    assert all(torch.equal(net.state_dict()[n], t) for n, t in whole.items())
+    torch.nn.init.ones_(source.residual[-1].weight)
+    branch = {n: t for n, t in source.state_dict().items() if not n.startswith("box_net.")}
+    save_weights(tmp_path / "branch.safetensors", branch, WeightsHeader("lite", "dimp-lite"))
+    net = replace(recipe, init=str(tmp_path / "branch.safetensors")).build_network()
+    assert net.residual[-1].weight.eq(1).all()
+    save_weights(
+        tmp_path / "part.safetensors",
+        {n: t for n, t in whole.items() if "looks" not in n},
+        WeightsHeader("lite", "dimp-lite"),
+    )
+    with pytest.raises(WeightsError, match=r"dimp-lite's network(?s:.)*looks"):
+        replace(recipe, init=str(tmp_path / "part.safetensors")).build_network()
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "preset"),
+    [("dimp_lite", "lite", "dimp-lite"), ("dimp_lite-debug", "lite", "dimp-lite"), ("superdimp", "dimp", "super_dimp"),
+     ("prdimp18-debug", "dimp", "prdimp18"), ("atom_paper", "atom", "atom_paper")],
+)  # fmt: skip
+def test_header_of_the_weights_file(name, family, preset):
+    recipe = find_recipe(name)
+    header = json.loads(json.dumps(weights_header(recipe)))
+    assert (header["family"], header["preset"]) == (family, preset)
+    assert type(recipe.network)(**header["config"]) == recipe.network
+
+
 # --- debug variants ------------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +512,7 @@ def test_debug_variants_are_small_and_otherwise_the_same(name):
     assert small.objective == recipe.objective
     own = [g.name.removesuffix(".layer3") for g in recipe.optim.groups]  # random layers below are nothing to keep
     assert [g.name for g in small.optim.groups] == own
-    if not name.startswith("super"):
+    if not name.startswith(("super", "dimp_lite")):  # of these, too, the whole backbone learns
         assert small.frozen == recipe.frozen
     assert small.data.sampler == recipe.data.sampler
     assert small.data.batch_size <= 4

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..nn.box_net import BoxNet, TargetView
 from ..nn.correlation import Samples, apply_filter, instance_l2_norm
 from ..nn.efficientnet_lite import ConvNorm, EfficientNetLite0
-from ..nn.fuse import fold_batch_norms, to_channels_last
+from ..nn.fuse import fold_batch_norms, fuse_convolutions, to_channels_last
 from ..nn.precision import at_least_float32, full_precision
 from ..nn.target_filter import DiMPOptimiser
 from .dimp import TrainingOutput
@@ -67,7 +67,7 @@ class LiteFeatures:
     coarse: Tensor
     """(B, 192, n, n): ``block7`` and ``block10``, stride 16."""
 
-    def __getitem__(self, rows: slice) -> LiteFeatures:
+    def __getitem__(self, rows: slice | list[int]) -> LiteFeatures:
         return LiteFeatures(self.fine[rows], self.coarse[rows])
 
 
@@ -144,10 +144,10 @@ class LiteNet(nn.Module):
         return TrainingOutput(scores, found_scores.unflatten(0, (frames, sequences)))
 
     def for_inference(self) -> LiteNet:
-        """A faster copy for tracking: batch norms folded, channels-last; the same numbers up to rounding."""
+        """A faster copy for tracking: batch norms and activations fused, channels-last; the same numbers up to rounding."""
         folded = copy.copy(self)
         folded._modules = dict(self._modules)
-        return to_channels_last(fold_batch_norms(folded).requires_grad_(False).eval())
+        return fuse_convolutions(to_channels_last(fold_batch_norms(folded).requires_grad_(False).eval()))
 
 
 class _Residual(nn.Sequential):

@@ -92,8 +92,8 @@ class BoxNet(nn.Module):
         left, top = x - 0.5, y - 0.5
         near = torch.stack((left, top, left + w, top + h), dim=-1)
         wide = torch.stack((left - 0.5 * w, top - 0.5 * h, left + 1.5 * w, top + 1.5 * h), dim=-1)
-        pooled = pool_corners(maps, torch.cat((near, wide), dim=1), (self.grid, self.grid), 1 / FINE)
-        return torch.stack(pooled.split(boxes.shape[1], dim=1), dim=2)
+        size = (self.grid, self.grid)  # one call for each: the cells that the smaller boxes touch are fewer
+        return torch.stack([pool_corners(maps, corners, size, 1 / FINE) for corners in (near, wide)], dim=2)
 
 
 def _norm(conv: nn.Conv2d) -> ConvNorm:

@@ -44,21 +44,24 @@ def score_size(size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int
 
 def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
     """Scores of every sample: ``weights`` (S, D, kh, kw) -> (S, I, H', W')."""
-    sequences, count, _, _ = samples.cells.shape
+    sequences, count, cells, _ = samples.cells.shape
     kernel = (weights.shape[-2], weights.shape[-1])
-    taps = weights.flatten(2).flip(-1)  # (S, D, kh·kw); flipped, because fold scatters
-    products = samples.cells.flatten(1, 2) @ taps  # (S, I·H·W, kh·kw)
-    products = products.view(sequences * count, -1, taps.shape[-1]).transpose(1, 2)  # (S·I, kh·kw, H·W)
+    taps = weights.flatten(2).flip(-1).transpose(1, 2)  # (S, kh·kw, D); flipped, because fold scatters
+    products = taps @ samples.cells.flatten(1, 2).transpose(
+        1, 2
+    )  # (S, kh·kw, I·H·W); several times as wide as high: faster
+    products = products.unflatten(2, (count, cells)).transpose(1, 2).flatten(0, 1)  # (S·I, kh·kw, H·W)
     scores = F.fold(products, score_size(samples.size, kernel), kernel, padding=_fold_padding(kernel))
     return scores.view(sequences, count, *scores.shape[-2:])
 
 
 def apply_adjoint(samples: Samples, residuals: Tensor, kernel: tuple[int, int]) -> Tensor:
     """Adjoint of :func:`apply_filter`: ``residuals`` (S, I, H', W') -> (S, D, kh, kw)."""
-    sequences, count, cells, channels = samples.cells.shape
-    patches = F.unfold(residuals.flatten(0, 1)[:, None], kernel, padding=_fold_padding(kernel))  # (S·I, kh·kw, H·W)
-    patches = patches.view(sequences, count, -1, cells).transpose(1, 2).flatten(2)  # (S, kh·kw, I·H·W)
-    taps = patches @ samples.cells.view(sequences, count * cells, channels)  # (S, kh·kw, D)
+    sequences, channels = len(residuals), samples.cells.shape[-1]
+    pad_y, pad_x = _fold_padding(kernel)
+    patches = F.pad(residuals, (pad_x, pad_x, pad_y, pad_y)).unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)
+    patches = patches.permute(0, 4, 5, 1, 2, 3).reshape(sequences, kernel[0] * kernel[1], -1)  # (S, kh·kw, I·H·W)
+    taps = patches @ samples.cells.flatten(1, 2)  # (S, kh·kw, D)
     return taps.flip(1).transpose(1, 2).reshape(sequences, channels, *kernel)
 
 

@@ -181,20 +181,22 @@ def steepest_descent(
     kernel = (weights.shape[-2], weights.shape[-1])
     losses: list[float] = []
     iterates = [weights]
+    scores = apply_filter(samples, weights)  # (S, I, H', W')
     for _ in range(iterations):
-        scores = apply_filter(samples, weights)  # (S, I, H', W')
         if loss is not None:
             losses.append(float(loss(scores, weights).detach()))
         residual, curvature = objective.linearise(scores)
         gradient = apply_adjoint(samples, residual, kernel) + regularisation * weights  # (S, D, kh, kw)
         norm = gradient.square().sum(dim=(1, 2, 3))  # (S,)
-        denominator = curvature(apply_filter(samples, gradient)) + (regularisation + alpha_eps) * norm
+        change = apply_filter(samples, gradient)  # (S, I, H', W')
+        denominator = curvature(change) + (regularisation + alpha_eps) * norm
         alpha = norm / denominator.clamp(min=1e-8)
-        weights = weights - (step_factor * alpha)[:, None, None, None] * gradient
+        step = (step_factor * alpha)[:, None, None, None]
+        weights, scores = weights - step * gradient, scores - step * change  # scores are linear in the filter
         if keep_iterates:
             iterates.append(weights)
     if loss is not None:
-        losses.append(float(loss(apply_filter(samples, weights), weights).detach()))
+        losses.append(float(loss(scores, weights).detach()))
     return FitResult(weights, losses, iterates if keep_iterates else [])
 
 

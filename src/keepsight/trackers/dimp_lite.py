@@ -16,21 +16,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..boxes import Box, box_to_state
+from ..boxes import Box, box_to_state, from_relative, to_relative
 from ..errors import InputError
 from ..images import AugmentationConfig, CropConfig, apply_transforms, expanded_size, make_transforms, sample_patch
-from ..models.lite import STRIDE, LiteNet, LiteNetConfig
+from ..models.lite import STRIDE, LiteFeatures, LiteNet, LiteNetConfig, to_filter_boxes
+from ..nn.box_net import TargetView
 from ..nn.correlation import Samples, correlate
 from ..online.first_frame import augmented_samples
-from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise, subcell_peak
+from ..online.localise import (
+    HARD_NEGATIVE,
+    NOT_FOUND,
+    UNCERTAIN,
+    Localisation,
+    LocalisationConfig,
+    localise,
+    subcell_peak,
+)
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
-from ..online.search import View, clamp_position, initial_scale, scale_limits
+from ..online.search import View, clamp_position, initial_scale
 from .base import Outcome, Session, Tracker
 
 __all__ = ["LiteConfig", "LiteNet", "LiteNetConfig", "LiteTarget", "LiteTracker", "presets"]
 
 Pair = tuple[float, float]
+
+SMALLEST = 4.0
+"""The estimator does not make a side shorter than this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,22 @@ class LiteConfig:
     """Optimiser iterations on every later frame that is learnt from."""
     sure_score: float = 0.45
     """A frame whose maximum is below this is not learnt from; nor is a lost target believed to be elsewhere below it."""
-    scale_step: float = 1.03
-    """Factor by which the scale search looks at a larger or a smaller target: by turns, until one of them scores better."""
-    scale_interval: int = 2
-    """Another scale is looked at every this many frames."""
-    scale_penalty: float = 0.995
-    """The maximum at another scale counts this much of its value."""
+    box_score: float = 0.3
+    """The box is estimated where the filter's maximum is at least this; else the target keeps its size."""
+    box_samples: int = 32
+    """Boxes around the last one that the estimator judges."""
+    box_passes: int = 1
+    """Rounds of judging; each after the first draws its boxes half as far."""
+    box_spread: float = 0.12
+    """Deviation of these boxes in relative coordinates (x / w, y / h, ln w, ln h)."""
+    box_sharpness: float = 0.5
+    """Their mean is weighted by the estimated density to this power."""
+    box_step_position: float = 0.5
+    """Share of the way to the mean that the position goes; the filter had its say before."""
+    box_step_size: float = 0.3
+    """The same for the size."""
+    box_calibration: float = 1.0
+    """Share of what the estimator wants to change in the first frame, where the box is known, that is taken off later."""
     lost_reach: float = 0.6
     """While the target is lost, one more place per frame is searched, this many region sides from the last one."""
     presence_slope: float = 8.0
@@ -73,9 +95,10 @@ class LiteConfig:
             )
         if self.crop.border_mode != "replicate":
             raise InputError(f"border_mode is {self.crop.border_mode!r}; this tracker's geometry needs 'replicate'")
-        if not self.scale_step > 1 or self.scale_interval < 1:
+        if self.box_samples < 2 or self.box_passes < 0 or not self.box_spread > 0:
             raise InputError(
-                f"scale_step is {self.scale_step} and scale_interval {self.scale_interval}; expected above 1, at least 1"
+                f"box_samples is {self.box_samples}, box_passes {self.box_passes}, box_spread {self.box_spread}; "
+                "expected at least 2, at least 0, above 0"
             )
 
 
@@ -98,8 +121,10 @@ class LiteTarget:
     """Image pixels per crop pixel of the next search region."""
     frame: int
     """Frame counter, 1 at initialisation."""
-    grow: bool
-    """Whether the scale search looks at a larger target next, or at a smaller one."""
+    view: TargetView
+    """How the target looked in the first frame, for the box estimator."""
+    box_bias: Tensor
+    """(4,) what the estimator wanted to change there, in relative coordinates."""
     lost: int
     """Frames since the target was last found; 0 while it is in sight."""
     filter: Tensor
@@ -129,7 +154,7 @@ class LiteTracker(Tracker[LiteTarget]):
         super().__init__(name, device, seed)
         self.config, self.net_config = config, net.config
         self.net = net.for_inference().to(device)
-        self.cells = config.sample_size // STRIDE + 1  # F, side of the feature and score maps
+        self.offsets = _spread_offsets(config.box_samples).to(device)  # (P, 4) standard normal
 
     # --- first frame -------------------------------------------------------------------------------------------------
 
@@ -144,31 +169,26 @@ class LiteTracker(Tracker[LiteTarget]):
         expanded = expanded_size((side, side), cfg.augmentation.expansion_factor)
         patch = sample_patch(frame, pos, [scale * e for e in expanded], expanded, cfg.crop, device=self.device)
         transforms = make_transforms(cfg.augmentation, (side, side), random.uniform)
-        maps = self._features(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, D, F, F)
+        found = self.net.extract(apply_transforms(patch.pixels, transforms, (side, side)))
+        maps = self.net.classifier_features(found)  # (T, D, F, F)
 
-        first = self._label_box(View(patch.position, patch.scale, side), pos, size)
-        maps, boxes, _ = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
+        first = self._crop_box(View(patch.position, patch.scale, side), pos, size)
+        maps, boxes, _ = augmented_samples(maps, to_filter_boxes(first), transforms, cfg.augmentation.dropout, random)
         samples, labels = Samples.from_maps(maps), boxes[:, None]  # (I, 1, 4)
         kernel = (self.net_config.filter_size,) * 2
         start = maps.new_zeros(1, maps.shape[1], *kernel)
         fit = self.net.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
+        reference = found[:1]
+        view = self.net.box_net.view(reference.fine, reference.coarse, first[None])
+        bias = self._estimate(reference, view, first[None])[0]  # (4,)
         return LiteTarget(
-            pos=pos, size=size, base_size=(size[0] / scale, size[1] / scale), scale=scale, frame=1, grow=True, lost=0,
-            filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
+            pos=pos, size=size, base_size=(size[0] / scale, size[1] / scale), scale=scale, frame=1, lost=0, view=view,
+            box_bias=bias, filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
         )  # fmt: skip
 
-    def _features(self, crops: Tensor) -> Tensor:
-        return self.net.features(crops.contiguous(memory_format=torch.channels_last))
-
-    def _label_box(self, view: View, pos: Pair, size: Pair) -> Tensor:
-        """(4,) box in crop pixels as the filter's optimiser wants it.
-
-        The family's odd filters put cell n at pixel coordinate 16 (n + ½); here it lies at pixel 16 n, whose middle has
-        the coordinate 16 n + ½: the box moves by the difference.
-        """
-        x, y, w, h = view.to_crop(pos, size)
-        shift = (STRIDE - 1) / 2
-        return torch.tensor((x + shift, y + shift, w, h), dtype=torch.float32, device=self.device)
+    def _crop_box(self, view: View, pos: Pair, size: Pair) -> Tensor:
+        """(4,) xywh in crop pixels."""
+        return torch.tensor(view.to_crop(pos, size), dtype=torch.float32, device=self.device)
 
     # --- every later frame -------------------------------------------------------------------------------------------
 
@@ -182,77 +202,98 @@ class LiteTracker(Tracker[LiteTarget]):
             sample_patch(frame, r.pos, (r.scale * side,) * 2, (side, side), self.config.crop, device=self.device)
             for r in regions
         ]
-        maps = self._features(torch.cat([p.pixels for p in patches]))  # (R, D, F, F), one pass for all targets
+        found = self.net.extract(torch.cat([p.pixels for p in patches]))  # one pass for all targets
+        maps = self.net.classifier_features(found)  # (R, D, F, F)
         filters = torch.cat([targets[r.target].filter for r in regions])  # (R, D, k, k)
         scores = correlate(maps, filters).cpu().numpy()  # (R, F, F)
 
-        outcomes = []
+        # where: each target's best region, and the best place in it
+        rows, views, places = [], [], []
         for i, target in enumerate(targets):
-            rows = [n for n, region in enumerate(regions) if region.target == i]
-            best = rows[self._choose(target, [subcell_peak(scores[n])[0] for n in rows])]
-            view = View(patches[best].position, patches[best].scale, side)
-            outcomes.append(self._follow(target, regions[best], view, maps[best], scores[best], frame_size))
-        return outcomes
+            own = [n for n, region in enumerate(regions) if region.target == i]
+            row = own[self._choose(target, [subcell_peak(scores[n])[0] for n in own])]
+            view = View(patches[row].position, patches[row].scale, side)
+            where = localise(
+                scores[row], self.config.localisation, cell=STRIDE, sample_scale=view.scale,
+                sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
+            )  # fmt: skip
+            target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
+            if where.flag != NOT_FOUND:
+                moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
+                target.pos = clamp_position(moved, target.size, frame_size)
+            rows.append(row), views.append(view), places.append(where)
+
+        # how large, for those that are surely in sight
+        sure = [
+            i
+            for i, where in enumerate(places)
+            if where.flag not in (NOT_FOUND, UNCERTAIN) and where.max_score >= self.config.box_score
+        ]
+        if sure:
+            self._fit_boxes([targets[i] for i in sure], found[[rows[i] for i in sure]], [views[i] for i in sure], frame_size)
+        return [
+            self._finish(target, view, maps[row], where)
+            for target, view, row, where in zip(targets, views, rows, places, strict=True)
+        ]
 
     def _regions(self, target: LiteTarget, frame_size: tuple[int, int]) -> list[tuple[Pair, float]]:
-        """Where to look, (centre, scale): first the last place, then at most one other scale or, if lost, one other place."""
+        """Where to look, (centre, scale): the last place and, if the target is lost, one other."""
         cfg, here = self.config, (target.pos, target.scale)
-        if target.lost:
-            angle = 2 * math.pi * (3 * target.lost % 8) / 8  # eight directions; neighbours in time are far apart
-            reach = cfg.lost_reach * cfg.sample_size * target.scale
-            row, col = target.pos[0] + reach * math.sin(angle), target.pos[1] + reach * math.cos(angle)
-            inside = 0 <= row < frame_size[0] and 0 <= col < frame_size[1]
-            return [here, ((row, col), target.scale)] if inside else [here]
-        if target.frame % cfg.scale_interval:
+        if not target.lost:
             return [here]
-        scale = target.scale * cfg.scale_step if target.grow else target.scale / cfg.scale_step
-        low, high = scale_limits(target.base_size, frame_size)
-        if scale > high if target.grow else scale < low:
-            target.grow = not target.grow
-            return [here]
-        return [here, (target.pos, scale)]
+        angle = 2 * math.pi * (3 * target.lost % 8) / 8  # eight directions; neighbours in time are far apart
+        reach = cfg.lost_reach * cfg.sample_size * target.scale
+        row, col = target.pos[0] + reach * math.sin(angle), target.pos[1] + reach * math.cos(angle)
+        inside = 0 <= row < frame_size[0] and 0 <= col < frame_size[1]
+        return [here, ((row, col), target.scale)] if inside else [here]
 
     def _choose(self, target: LiteTarget, maxima: list[float]) -> int:
         """Which of a target's regions to believe, by their scores' maxima."""
         if len(maxima) == 1:
             return 0
         here, other = maxima
-        if target.lost:
-            return int(other > here and other >= self.config.sure_score)
-        better = other * self.config.scale_penalty > here
-        target.grow ^= not better  # stay with a direction that paid off
-        return int(better)
+        return int(other > here and other >= self.config.sure_score)
 
-    def _follow(
-        self,
-        target: LiteTarget,
-        region: _Region,
-        view: View,
-        maps: Tensor,
-        scores: np.ndarray,
-        frame_size: tuple[int, int],
-    ) -> Outcome:
-        """Move a target to where the scores (F, F) of its region say, and learn from the features ``maps`` (D, F, F)."""
+    def _fit_boxes(
+        self, targets: list[LiteTarget], found: LiteFeatures, views: list[View], frame_size: tuple[int, int]
+    ) -> None:
+        """Let the estimator correct position and size of targets in their crops (B)."""
         cfg = self.config
-        where = localise(
-            scores, cfg.localisation, cell=STRIDE, sample_scale=view.scale,
-            sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
-        )  # fmt: skip
-        target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
-        if where.flag != NOT_FOUND:
-            moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
-            target.pos = clamp_position(moved, target.size, frame_size)
-            if where.flag != UNCERTAIN:
-                self._estimate_size(target, region)
-        updated, reason = self._update(target, view, maps, where.flag, where.max_score)
-        limit = cfg.localisation.target_not_found
-        presence = 0.5 + 0.5 * math.tanh(0.5 * cfg.presence_slope * (where.max_score - limit))
-        return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)
+        boxes = torch.stack([self._crop_box(v, t.pos, t.size) for t, v in zip(targets, views, strict=True)])  # (B, 4)
+        views_of = TargetView(torch.cat([t.view.weight for t in targets]), torch.cat([t.view.bias for t in targets]))
+        change = self._estimate(found, views_of, boxes)  # (B, 4)
+        change = change - cfg.box_calibration * torch.stack([t.box_bias for t in targets])
+        for target, (dx, dy, dw, dh) in zip(targets, change.tolist(), strict=True):
+            h, w = target.size
+            step, largest = cfg.box_step_position, 1.2 * max(frame_size)
+            target.pos = clamp_position((target.pos[0] + step * dy * h, target.pos[1] + step * dx * w), target.size, frame_size)
+            low_h, low_w = (min(s, SMALLEST) for s in target.size)
+            h, w = h * math.exp(cfg.box_step_size * dh), w * math.exp(cfg.box_step_size * dw)
+            target.size = min(max(h, low_h), largest), min(max(w, low_w), largest)
+            target.scale = initial_scale(target.size, cfg.search_area_scale, cfg.sample_size)
 
-    def _estimate_size(self, target: LiteTarget, region: _Region) -> None:
-        """The best scale says the target's size; a trained box estimator will say more (position and aspect) here."""
-        target.scale = region.scale
-        target.size = target.base_size[0] * region.scale, target.base_size[1] * region.scale
+    def _estimate(self, found: LiteFeatures, views: TargetView, boxes: Tensor) -> Tensor:
+        """Where the density around ``boxes`` (B, 4), xywh in crop pixels, has its mean, as seen from a normal distribution
+        around them: (B, 4) in relative coordinates."""
+        cfg = self.config
+        maps = self.net.box_net.maps(found.fine, found.coarse)  # (B, C, G, G)
+        unit = boxes[:, None, 2:]  # (B, 1, 2)
+        middle = to_relative(boxes[:, None], unit)  # (B, 1, 4)
+        change, spread = boxes.new_zeros(boxes.shape)[:, None], cfg.box_spread
+        for _ in range(cfg.box_passes):
+            drawn = change + spread * self.offsets  # (B, P, 4)
+            scores = self.net.box_net.scores(maps, views, from_relative(middle + drawn, unit))  # (B, P)
+            shares = torch.softmax(cfg.box_sharpness * scores, dim=1)
+            change = (shares[..., None] * drawn).sum(dim=1, keepdim=True)
+            spread /= 2
+        return change[:, 0]
+
+    def _finish(self, target: LiteTarget, view: View, maps: Tensor, where: Localisation) -> Outcome:
+        """Learn from the features ``maps`` (D, F, F) and report."""
+        updated, reason = self._update(target, view, maps, where.flag, where.max_score)
+        limit = self.config.localisation.target_not_found
+        presence = 0.5 + 0.5 * math.tanh(0.5 * self.config.presence_slope * (where.max_score - limit))
+        return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)
 
     def _update(self, target: LiteTarget, view: View, maps: Tensor, flag: str, score: float) -> tuple[bool, str]:
         """Remember the crop and improve the filter, unless it is doubtful that the crop shows the target."""
@@ -261,7 +302,7 @@ class LiteTracker(Tracker[LiteTarget]):
             return False, "target lost" if flag == NOT_FOUND else "location uncertain"
         if score < cfg.sure_score:
             return False, "low score"
-        label = self._label_box(view, target.pos, target.size)[None]
+        label = to_filter_boxes(self._crop_box(view, target.pos, target.size))[None]
         target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=flag == HARD_NEGATIVE)
         samples, labels, weights = target.memory.filled()
         target.filter = self.net.filter_optimizer(
@@ -274,3 +315,10 @@ class LiteTracker(Tracker[LiteTarget]):
             "tracker": self.name,
             "settings": [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)],
         }
+
+
+def _spread_offsets(count: int) -> Tensor:
+    """(count, 4) standard normal numbers that lie evenly and in pairs of opposite ones: equal scores move nothing."""
+    half = torch.quasirandom.SobolEngine(4, scramble=True, seed=0).draw((count + 1) // 2)  # (count / 2, 4)
+    normal = math.sqrt(2) * torch.erfinv((2 * half - 1).clamp(-0.999, 0.999))
+    return torch.cat((normal, -normal))[:count]

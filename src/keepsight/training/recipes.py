@@ -573,13 +573,17 @@ def debug(recipe: Recipe) -> Recipe:
     """A variant that trains within two minutes on a CPU and needs no files: procedural video, small crops, a narrow backbone.
 
     All else, down to the order of the parameter groups, is the recipe's own, so that what breaks here breaks there. Labels
-    keep their width in cells. Weights are random, so rates are three times as high, and where only layer3 of an ImageNet
-    backbone would learn, all of it does: random layers below are nothing to keep.
+    keep their width in cells. Weights are random, so rates are three times as high, and where only the upper layers of an
+    ImageNet backbone would learn, all of it does: random layers below are nothing to keep. dimp_lite's network has one width,
+    and its backbone's norms stay fixed, since they follow too slowly for a validation after so few steps.
     """
     processing, published = recipe.data.processing, recipe.data.processing.output_size
-    sigma = processing.label_sigma_factor
-    size = 128
-    network: AtomNetConfig | DiMPNetConfig = replace(recipe.network, backbone=f"{recipe.network.backbone}-narrow")
+    sigma, network = processing.label_sigma_factor, recipe.network
+    size, frozen, fixed = 128, _UNUSED_BACKBONE if recipe.fixed_statistics else recipe.frozen, tuple[str, ...]()
+    if isinstance(network, LiteNetConfig):
+        size, frozen, fixed = 129, (), recipe.fixed_statistics  # 16 n + 1 pixels: a cell in the middle
+    else:
+        network = replace(network, backbone=f"{network.backbone}-narrow")
     if isinstance(network, DiMPNetConfig):
         network = replace(network, classifier_dim=64)
     data = replace(
@@ -604,8 +608,8 @@ def debug(recipe: Recipe) -> Recipe:
         data=data,
         optim=replace(recipe.optim, groups=groups, lr_factor=3.0),
         init=RANDOM,
-        frozen=_UNUSED_BACKBONE if recipe.fixed_statistics else recipe.frozen,
-        fixed_statistics=(),
+        frozen=frozen,
+        fixed_statistics=fixed,
         epochs=2,
         validate_every=1,
     )

@@ -55,6 +55,7 @@ _RESNET50_DIMP = "dimp50 or super_dimp"
 
 CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("dimp-lite", None, "part of the keepsight package", packaged=True),
+    CatalogEntry("dimp-lite-start", None, "part of the keepsight package: where training of dimp-lite begins", packaged=True),
     CatalogEntry("dimp18", "dimp18.pth", MODEL_ZOO, ("dimp18",)),
     CatalogEntry("dimp50", "dimp50.pth", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("prdimp18", "prdimp18.pth.tar", MODEL_ZOO, ("prdimp18",)),
