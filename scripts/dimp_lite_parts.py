@@ -58,7 +58,7 @@ def main() -> None:
     for name, change in PARTS.items():
         note = f"{arguments.weights.name} with {name} (scripts/dimp_lite_parts.py)"
         copy = WeightsHeader(header.family, header.preset, dict(header.config), source=note, licence=header.licence)
-        print(save_weights(arguments.out / f"{name}.safetensors", change(trained, start), copy))
+        save_weights(arguments.out / f"{name}.safetensors", change(trained, start), copy)
 
 
 if __name__ == "__main__":

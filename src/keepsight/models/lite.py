@@ -128,7 +128,12 @@ class LiteNet(nn.Module):
         with full_precision(maps):
             start = maps.new_zeros(sequences, maps.shape[2], *(2 * (self.config.filter_size,)))
             fit = self.filter_optimizer(
-                start, Samples.from_maps(maps[:count]), to_filter_boxes(train_boxes), None, iterations, keep_iterates=True
+                start,
+                Samples.from_maps(maps[:count]),
+                to_filter_boxes(train_boxes),
+                None,
+                iterations,
+                keep_iterates=True,
             )
             tests = Samples.from_maps(maps[count:])
             scores = tuple(apply_filter(tests, weights).transpose(0, 1) for weights in fit.iterates)
@@ -160,10 +165,8 @@ class _Residual(nn.Sequential):
             ConvNorm(OrderedDict(conv=spread, bn=nn.BatchNorm2d(wide))), nn.ReLU(inplace=True),
             nn.Conv2d(wide, outputs, 1),
         )  # fmt: skip
-        last = self[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 def cell_of(boxes: Tensor) -> Tensor:

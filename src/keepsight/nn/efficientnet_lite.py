@@ -146,14 +146,18 @@ class ConvNorm(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         conv, norm, *rest = self
         fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training
-        if not (fixed and torch.is_grad_enabled() and type(conv) is nn.Conv2d):
+        plain = type(conv) is nn.Conv2d and conv.bias is None
+        if not (fixed and plain and torch.is_grad_enabled()):
             x: Tensor = super().forward(input)
             return x
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (C,)
         bias = norm.bias - norm.running_mean * scale
-        x = F.conv2d(
-            input, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding, groups=conv.groups
-        )  # fmt: skip
+        weight = conv.weight * scale[:, None, None, None]
+        x = F.conv2d(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         for layer in rest:
             x = layer(x)
         return x

@@ -221,7 +221,9 @@ class LiteTracker(Tracker[LiteTarget]):
             if where.flag != NOT_FOUND:
                 moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
                 target.pos = clamp_position(moved, target.size, frame_size)
-            rows.append(row), views.append(view), places.append(where)
+            rows.append(row)
+            views.append(view)
+            places.append(where)
 
         # how large, for those that are surely in sight
         sure = [
@@ -230,7 +232,9 @@ class LiteTracker(Tracker[LiteTarget]):
             if where.flag not in (NOT_FOUND, UNCERTAIN) and where.max_score >= self.config.box_score
         ]
         if sure:
-            self._fit_boxes([targets[i] for i in sure], found[[rows[i] for i in sure]], [views[i] for i in sure], frame_size)
+            self._fit_boxes(
+                [targets[i] for i in sure], found[[rows[i] for i in sure]], [views[i] for i in sure], frame_size
+            )
         return [
             self._finish(target, view, maps[row], where)
             for target, view, row, where in zip(targets, views, rows, places, strict=True)
@@ -266,7 +270,9 @@ class LiteTracker(Tracker[LiteTarget]):
         for target, (dx, dy, dw, dh) in zip(targets, change.tolist(), strict=True):
             h, w = target.size
             step, largest = cfg.box_step_position, 1.2 * max(frame_size)
-            target.pos = clamp_position((target.pos[0] + step * dy * h, target.pos[1] + step * dx * w), target.size, frame_size)
+            target.pos = clamp_position(
+                (target.pos[0] + step * dy * h, target.pos[1] + step * dx * w), target.size, frame_size
+            )
             low_h, low_w = (min(s, SMALLEST) for s in target.size)
             h, w = h * math.exp(cfg.box_step_size * dh), w * math.exp(cfg.box_step_size * dw)
             target.size = min(max(h, low_h), largest), min(max(w, low_w), largest)

@@ -166,9 +166,7 @@ class LiteObjective:
 
     def __call__(self, net: nn.Module, batch: Batch) -> Losses:
         """Losses ``box``, ``classifier``, ``classifier_iterations``; statistics ``accuracy``, ``iou``."""
-        out: TrainingOutput = net(
-            batch.train_images, batch.test_images, batch.train_boxes, _need(batch, "proposals")
-        )
+        out: TrainingOutput = net(batch.train_images, batch.test_images, batch.train_boxes, _need(batch, "proposals"))
         box, statistics = _box_loss("kl", out, batch)
         scores = out.scores[1:]  # those of the zero filter teach nothing
         size = (scores[0].shape[-2], scores[0].shape[-1])

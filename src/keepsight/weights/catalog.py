@@ -55,7 +55,9 @@ _RESNET50_DIMP = "dimp50 or super_dimp"
 
 CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("dimp-lite", None, "part of the keepsight package", packaged=True),
-    CatalogEntry("dimp-lite-start", None, "part of the keepsight package: where training of dimp-lite begins", packaged=True),
+    CatalogEntry(
+        "dimp-lite-start", None, "part of the keepsight package: where training of dimp-lite begins", packaged=True
+    ),
     CatalogEntry("dimp18", "dimp18.pth", MODEL_ZOO, ("dimp18",)),
     CatalogEntry("dimp50", "dimp50.pth", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("prdimp18", "prdimp18.pth.tar", MODEL_ZOO, ("prdimp18",)),
@@ -222,6 +224,8 @@ def recognise(tensors: Mapping[str, Any]) -> str | None:
         return _recognise_segmentation(parts)
     if {"feature_extractor", "bb_regressor"} <= parts:
         return _recognise_dimp(names, parts)
+    if {"backbone", "projection", "filter_optimizer"} <= parts:
+        return "dimp-lite" if "box_net" in parts else "dimp-lite before training"
     return None
 
 
