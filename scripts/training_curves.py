@@ -1,6 +1,6 @@
 """Learning curves of a training run: its log as a small table and a picture.
 
-    python scripts/training_curves.py runs/dimp_lite/log.jsonl --csv training.csv --png training.png
+python scripts/training_curves.py runs/dimp_lite/log.jsonl --csv training.csv --png training.png
 """
 
 from __future__ import annotations

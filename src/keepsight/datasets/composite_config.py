@@ -38,7 +38,7 @@ class CompositeConfig:
     spin: float = 0.05
     """Chance that the object turns round and round, up to 12 degrees per frame."""
     deformation: Range = (0.0, 0.05)
-    """Amplitude of a slow wave through the object, as a share of its shorter side; at most 0.08."""
+    """Amplitude of a slow wave through the object, as a share of its shorter side; at most 0.15."""
     mirror: float = 0.5
     """Chance that an object, or the background, is shown mirrored."""
     speed: Range = (0.005, 0.18)
@@ -132,7 +132,7 @@ class CompositeConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name, most in (
             ("side", 1.0),
-            ("deformation", 0.08),
+            ("deformation", 0.15),
             ("follow", 1.0),
             ("shutter", 1.0),
             ("jpeg_quality", 100),

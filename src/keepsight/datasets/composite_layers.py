@@ -39,7 +39,9 @@ class Wave:
     def drawn(rng: np.random.Generator, amplitude: Range, n: int) -> Wave:
         speed = rng.uniform(-0.15, 0.15, 2)
         phase = rng.uniform(0, 2 * math.pi, 2) + speed * np.arange(n)[:, None]
-        return Wave(uniform(rng, amplitude) * rng.uniform(0.4, 1, 2), rng.uniform(0.5, 1.2, 2), phase)
+        strength = uniform(rng, amplitude) * rng.uniform(0.4, 1, 2)
+        shortest = np.minimum(1.2, 0.75 / (2 * math.pi * strength.clip(min=1e-3)))  # strong waves are long: no folds
+        return Wave(strength, rng.uniform(0.5, shortest), phase)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +187,7 @@ class Layer:
         u, v = points[:, 0], points[:, 1]
         x, y = np.broadcast_to(u, (len(frames), len(u))), np.broadcast_to(v, (len(frames), len(v)))
         if self.wave.amplitude.any():
-            for _ in range(5):
+            for _ in range(5 if self.wave.amplitude.max() <= 0.08 else 15):
                 x = u - self._bend(frames, y, 0)
                 y = v - self._bend(frames, x, 1)
         q = np.stack((x, y), axis=-1) * self.scale[frames][:, None]

@@ -28,7 +28,7 @@ class StillConfig:
 
     frames: int = 24
     """Frames of a video."""
-    part: float = 0.35
+    part: float = 0.25
     """Chance that the target is a part of the object; objects that fill most of the picture always give a part."""
     part_size: tuple[float, float] = (0.3, 0.8)
     """Sides of a part relative to the object's, each drawn evenly."""
@@ -38,7 +38,7 @@ class StillConfig:
     """A target with more of the picture's area than this is cut down to a part."""
     scale: float = 0.2
     """Deviation of ln size."""
-    aspect: float = 0.12
+    aspect: float = 0.2
     """Deviation of ln (width : height)."""
     angle: float = 6.0
     """Deviation of the angle, degrees."""

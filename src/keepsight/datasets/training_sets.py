@@ -118,8 +118,17 @@ def _open_composite(root: Path, split: str) -> TrainingSet:
     objects = SharedObjects(name, root, commercial_only=shipping, masks_only=True)
     # photographs with objects in them are places, too, and there are many more of them
     photographs = Backgrounds((*backgrounds(root, commercial_only=shipping), *objects.files()))
-    half_seen = CompositeConfig(in_view=0.45)  # the first frame is the reference: it must show the target
-    return CompositeSet(name=name, config=half_seen, cutouts=CutOuts(objects), backgrounds=photographs)
+    # Photographs hold still, animals do not: more change of shape than objects drawn by arithmetic need. The reference frame
+    # is drawn like any other, so a frame must show half of the target.
+    config = CompositeConfig(
+        aspect=0.4,
+        deformation=(0.0, 0.15),
+        turn=(0.0, 3.0),
+        spin=0.1,
+        distractors=(0.25, 0.35, 0.25, 0.15),
+        in_view=0.45,
+    )
+    return CompositeSet(name=name, config=config, cutouts=CutOuts(objects), backgrounds=photographs)
 
 
 def training_set_names() -> tuple[str, ...]:

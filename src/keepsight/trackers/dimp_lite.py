@@ -73,16 +73,18 @@ class LiteConfig:
     """Boxes around the last one that the estimator judges."""
     box_passes: int = 1
     """Rounds of judging; each after the first draws its boxes half as far."""
-    box_spread: float = 0.12
+    box_spread: float = 0.18
     """Deviation of these boxes in relative coordinates (x / w, y / h, ln w, ln h)."""
-    box_sharpness: float = 0.5
+    box_sharpness: float = 1.0
     """Their mean is weighted by the estimated density to this power."""
     box_step_position: float = 0.5
     """Share of the way to the mean that the position goes; the filter had its say before."""
-    box_step_size: float = 0.3
+    box_step_size: float = 0.5
     """The same for the size."""
-    box_calibration: float = 1.0
+    box_calibration: float = 0.0
     """Share of what the estimator wants to change in the first frame, where the box is known, that is taken off later."""
+    steady_rate: float = 0.1
+    """Rate of the mean size that is searched for where the target is cut off by the frame's border, or lost."""
     lost_reach: float = 0.6
     """While the target is lost, one more place per frame is searched, this many region sides from the last one."""
     presence_slope: float = 8.0
@@ -115,8 +117,8 @@ class LiteTarget:
     """Centre (row, column), pixel index."""
     size: Pair
     """(h, w) in pixels."""
-    base_size: Pair
-    """(h, w) in crop pixels at the first frame."""
+    steady_size: Pair
+    """(h, w) in pixels, a slow mean over frames in which it was surely and wholly in view."""
     scale: float
     """Image pixels per crop pixel of the next search region."""
     frame: int
@@ -182,7 +184,7 @@ class LiteTracker(Tracker[LiteTarget]):
         view = self.net.box_net.view(reference.fine, reference.coarse, first[None])
         bias = self._estimate(reference, view, first[None])[0]  # (4,)
         return LiteTarget(
-            pos=pos, size=size, base_size=(size[0] / scale, size[1] / scale), scale=scale, frame=1, lost=0, view=view,
+            pos=pos, size=size, steady_size=size, scale=scale, frame=1, lost=0, view=view,
             box_bias=bias, filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
         )  # fmt: skip
 
@@ -221,6 +223,9 @@ class LiteTracker(Tracker[LiteTarget]):
             if where.flag != NOT_FOUND:
                 moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
                 target.pos = clamp_position(moved, target.size, frame_size)
+            else:  # before it was lost, perhaps only a part of it was seen
+                target.size = target.steady_size
+                target.scale = initial_scale(target.size, self.config.search_area_scale, side)
             rows.append(row)
             views.append(view)
             places.append(where)
@@ -276,7 +281,20 @@ class LiteTracker(Tracker[LiteTarget]):
             low_h, low_w = (min(s, SMALLEST) for s in target.size)
             h, w = h * math.exp(cfg.box_step_size * dh), w * math.exp(cfg.box_step_size * dw)
             target.size = min(max(h, low_h), largest), min(max(w, low_w), largest)
-            target.scale = initial_scale(target.size, cfg.search_area_scale, cfg.sample_size)
+            self._choose_scale(target, frame_size)
+
+    def _choose_scale(self, target: LiteTarget, frame_size: tuple[int, int]) -> None:
+        """Search around the whole target, also where the frame's border cuts it off and only a rest is seen."""
+        cuts = [p - s / 2 < 1 or p + s / 2 > f - 1 for p, s, f in zip(target.pos, target.size, frame_size, strict=True)]
+        if not any(cuts):
+            slow = self.config.steady_rate
+            h, w = (known ** (1 - slow) * now**slow for known, now in zip(target.steady_size, target.size, strict=True))
+            target.steady_size = h, w
+        sides = [
+            max(now, known) if cut else now
+            for now, known, cut in zip(target.size, target.steady_size, cuts, strict=True)
+        ]
+        target.scale = initial_scale((sides[0], sides[1]), self.config.search_area_scale, self.config.sample_size)
 
     def _estimate(self, found: LiteFeatures, views: TargetView, boxes: Tensor) -> Tensor:
         """Where the density around ``boxes`` (B, 4), xywh in crop pixels, has its mean, as seen from a normal distribution

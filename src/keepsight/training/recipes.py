@@ -483,13 +483,13 @@ def _dimp_lite() -> Recipe:
         LiteNetConfig(),
         LiteObjective(),
         DataConfig(
-            (WeightedSet("composite:shared", 0.58), WeightedSet("composite:stills", 0.34), WeightedSet("shared:tracks", 0.08)),
+            (WeightedSet("composite:shared", 0.64), WeightedSet("composite:stills", 0.26), WeightedSet("shared:tracks", 0.1)),
             (WeightedSet("composite:shared", 0.5), WeightedSet("composite:stills", 0.5)),
             SamplerConfig(n_train=2, n_test=2, max_gap=40, mode="interval", min_length=4, visible_factor=0.9),
             ProcessingConfig(
                 search_factor=5.0 * 241 / 289, output_size=241, crop="adaptive", crop_mode="replicate", shift_inside=False,
                 centre_jitter_train=1.2, centre_jitter_test=2.6, scale_jitter_train=0.1, scale_jitter_test=0.25,
-                proposals="gmm", proposal_number=32, gmm_sigmas=((0.05, 0.05), (0.18, 0.22)), gmm_gt_sigma=(0.05, 0.05),
+                proposals="gmm", proposal_number=32, gmm_sigmas=((0.05, 0.05), (0.2, 0.3)), gmm_gt_sigma=(0.05, 0.05),
                 label_sigma_factor=None, grey_probability=0.1, joint_flip_probability=0.5, exact_flip=True,
                 brightness_jitter=0.15, normalise=False,
             ),
@@ -501,7 +501,7 @@ def _dimp_lite() -> Recipe:
             (
                 ParameterGroup("projection", 2e-4),
                 ParameterGroup("residual", 1e-3),
-                ParameterGroup("filter_optimizer", 5e-4),
+                ParameterGroup("filter_optimizer", 1e-4),
                 ParameterGroup("box_net", 1e-3),
                 ParameterGroup("backbone", 1e-4),
             ),
@@ -511,7 +511,7 @@ def _dimp_lite() -> Recipe:
         init="dimp-lite-start",
         frozen=("backbone.stem", *(f"backbone.blocks.{i}" for i in range(5))),
         fixed_statistics=("backbone",),
-        epochs=24,
+        epochs=15,
         validate_every=3,
     )  # fmt: skip
 
