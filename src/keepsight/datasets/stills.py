@@ -55,6 +55,19 @@ class StillConfig:
     jpeg: float = 0.35
     """Chance of compression, quality 25 to 90."""
 
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InputError(f"frames is {self.frames}; give at least 1")
+        for name in ("part", "blur", "noise", "jpeg", "largest_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number from 0 to 1")
+        for name in ("scale", "aspect", "angle", "gain", "gamma", "cast", "smallest"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        low, high = self.part_size
+        if not 0 < low <= high <= 1:
+            raise InputError(f"part_size is {self.part_size}; give (lowest, highest) above 0 and at most 1")
+
 
 class StillVideos(TrainingSet):
     """``videos`` videos of single annotated pictures; element ``i`` depends on (``seed``, i) alone.
@@ -111,7 +124,10 @@ class _Video:
                 if math.sqrt(w * h) < config.smallest or max(w, h) > 5 * min(w, h):
                     continue
             return picture, np.array((x, y, w, h))
-        raise InputError(f"{self.owner.name}: none of 200 objects drawn is at least {config.smallest:g} pixels large")
+        raise InputError(
+            f"{self.owner.name}: none of 200 objects drawn is at least {config.smallest:g} pixels large, or has parts "
+            "that are, of less than 5 : 1"
+        )
 
     @cached_property
     def maps(self) -> Array:

@@ -7,7 +7,6 @@ deeper blocks and the optimiser's values, and makes the box estimator.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -96,13 +95,17 @@ class LiteNet(nn.Module):
         fine, *coarse = (maps[name] for name in TAPS)
         return LiteFeatures(fine, torch.cat(coarse, dim=1))
 
-    def classifier_features(self, features: LiteFeatures) -> Tensor:
-        """The target filter's features (B, D, n, n), of unit-norm scale.
+    def taps(self, features: LiteFeatures) -> Tensor:
+        """Everything at stride 16: (B, 232, n, n).
 
         Of the stride-8 map every other cell is taken, averaged with its neighbours: exactly the coarse cells' places.
         """
         halved = F.avg_pool2d(features.fine, 3, stride=2, padding=1, count_include_pad=False)  # (B, 40, n, n)
-        taps = torch.cat((halved, features.coarse), dim=1)
+        return torch.cat((halved, features.coarse), dim=1)
+
+    def classifier_features(self, features: LiteFeatures) -> Tensor:
+        """The target filter's features (B, D, n, n), of unit-norm scale."""
+        taps = self.taps(features)
         maps = self.projection(taps) + self.residual(taps)
         return instance_l2_norm(
             at_least_float32(maps), math.sqrt(1 / (self.config.channels * self.config.filter_size**2))
@@ -149,10 +152,8 @@ class LiteNet(nn.Module):
         return TrainingOutput(scores, found_scores.unflatten(0, (frames, sequences)))
 
     def for_inference(self) -> LiteNet:
-        """A faster copy for tracking: batch norms and activations fused, channels-last; the same numbers up to rounding."""
-        folded = copy.copy(self)
-        folded._modules = dict(self._modules)
-        return fuse_convolutions(to_channels_last(fold_batch_norms(folded).requires_grad_(False).eval()))
+        """A faster copy for tracking: norms folded, convolutions fused with what follows; the same numbers up to rounding."""
+        return fuse_convolutions(to_channels_last(fold_batch_norms(self).requires_grad_(False)))
 
 
 class _Residual(nn.Sequential):

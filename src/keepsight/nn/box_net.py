@@ -33,6 +33,11 @@ class TargetView:
     bias: Tensor
     """(S, hidden)."""
 
+    @staticmethod
+    def cat(views: list[TargetView]) -> TargetView:
+        """One view of all their targets."""
+        return TargetView(torch.cat([v.weight for v in views]), torch.cat([v.bias for v in views]))
+
 
 class BoxNet(nn.Module):
     """``fine`` and ``coarse``: channels of the maps of strides 8 and 16, whose cell j lies at pixel j times the stride."""

@@ -47,9 +47,8 @@ def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
     sequences, count, cells, _ = samples.cells.shape
     kernel = (weights.shape[-2], weights.shape[-1])
     taps = weights.flatten(2).flip(-1).transpose(1, 2)  # (S, kh·kw, D); flipped, because fold scatters
-    products = taps @ samples.cells.flatten(1, 2).transpose(
-        1, 2
-    )  # (S, kh·kw, I·H·W); several times as wide as high: faster
+    columns = samples.cells.flatten(1, 2).transpose(1, 2)  # (S, D, I·H·W)
+    products = taps @ columns  # (S, kh·kw, I·H·W); several times as wide as high: faster
     products = products.unflatten(2, (count, cells)).transpose(1, 2).flatten(0, 1)  # (S·I, kh·kw, H·W)
     scores = F.fold(products, score_size(samples.size, kernel), kernel, padding=_fold_padding(kernel))
     return scores.view(sequences, count, *scores.shape[-2:])

@@ -125,7 +125,7 @@ def localise(
 
     if not config.advanced:
         return found(d1, NORMAL)
-    if m1 < config.target_not_found:
+    if not m1 >= config.target_not_found:  # NaN is no score
         return found(d1, NOT_FOUND)
     if m1 < config.uncertain:
         return found(d1, UNCERTAIN)

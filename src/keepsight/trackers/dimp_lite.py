@@ -41,9 +41,6 @@ __all__ = ["LiteConfig", "LiteNet", "LiteNetConfig", "LiteTarget", "LiteTracker"
 
 Pair = tuple[float, float]
 
-SMALLEST = 4.0
-"""The estimator does not make a side shorter than this many pixels."""
-
 
 @dataclass(frozen=True)
 class LiteConfig:
@@ -71,18 +68,20 @@ class LiteConfig:
     """The box is estimated where the filter's maximum is at least this; else the target keeps its size."""
     box_samples: int = 32
     """Boxes around the last one that the estimator judges."""
-    box_passes: int = 1
+    box_passes: int = 2
     """Rounds of judging; each after the first draws its boxes half as far."""
     box_spread: float = 0.18
     """Deviation of these boxes in relative coordinates (x / w, y / h, ln w, ln h)."""
     box_sharpness: float = 1.0
     """Their mean is weighted by the estimated density to this power."""
-    box_step_position: float = 0.5
-    """Share of the way to the mean that the position goes; the filter had its say before."""
-    box_step_size: float = 0.5
+    box_smallest: float = 4.0
+    """The estimator makes no side shorter than this many pixels (or than it was at first, if that is less)."""
+    box_largest: float = 1.2
+    """Nor longer than this many times the frame's longer side."""
+    box_step_position: float = 1.0
+    """Share of the way to the mean that the position goes."""
+    box_step_size: float = 0.7
     """The same for the size."""
-    box_calibration: float = 0.0
-    """Share of what the estimator wants to change in the first frame, where the box is known, that is taken off later."""
     steady_rate: float = 0.1
     """Rate of the mean size that is searched for where the target is cut off by the frame's border, or lost."""
     lost_reach: float = 0.6
@@ -97,11 +96,13 @@ class LiteConfig:
             )
         if self.crop.border_mode != "replicate":
             raise InputError(f"border_mode is {self.crop.border_mode!r}; this tracker's geometry needs 'replicate'")
-        if self.box_samples < 2 or self.box_passes < 0 or not self.box_spread > 0:
+        if self.box_samples < 2 or self.box_samples % 2 or self.box_passes < 0 or not self.box_spread > 0:
             raise InputError(
                 f"box_samples is {self.box_samples}, box_passes {self.box_passes}, box_spread {self.box_spread}; "
-                "expected at least 2, at least 0, above 0"
+                "expected an even number, at least 0, above 0"
             )
+        if not 0 <= self.steady_rate <= 1:
+            raise InputError(f"steady_rate is {self.steady_rate}; expected a share from 0 to 1")
 
 
 def presets() -> dict[str, LiteConfig]:
@@ -121,12 +122,8 @@ class LiteTarget:
     """(h, w) in pixels, a slow mean over frames in which it was surely and wholly in view."""
     scale: float
     """Image pixels per crop pixel of the next search region."""
-    frame: int
-    """Frame counter, 1 at initialisation."""
     view: TargetView
     """How the target looked in the first frame, for the box estimator."""
-    box_bias: Tensor
-    """(4,) what the estimator wanted to change there, in relative coordinates."""
     lost: int
     """Frames since the target was last found; 0 while it is in sight."""
     filter: Tensor
@@ -182,10 +179,9 @@ class LiteTracker(Tracker[LiteTarget]):
         fit = self.net.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
         reference = found[:1]
         view = self.net.box_net.view(reference.fine, reference.coarse, first[None])
-        bias = self._estimate(reference, view, first[None])[0]  # (4,)
         return LiteTarget(
-            pos=pos, size=size, steady_size=size, scale=scale, frame=1, lost=0, view=view,
-            box_bias=bias, filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
+            pos=pos, size=size, steady_size=size, scale=scale, lost=0, view=view,
+            filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
         )  # fmt: skip
 
     def _crop_box(self, view: View, pos: Pair, size: Pair) -> Tensor:
@@ -195,13 +191,13 @@ class LiteTracker(Tracker[LiteTarget]):
     # --- every later frame -------------------------------------------------------------------------------------------
 
     def _advance(self, frame: np.ndarray, targets: list[LiteTarget]) -> list[Outcome]:
-        side, frame_size = self.config.sample_size, (frame.shape[0], frame.shape[1])
+        cfg, frame_size = self.config, (frame.shape[0], frame.shape[1])
+        side = cfg.sample_size
         regions: list[_Region] = []
         for i, target in enumerate(targets):
-            target.frame += 1
             regions += [_Region(i, pos, scale) for pos, scale in self._regions(target, frame_size)]
         patches = [
-            sample_patch(frame, r.pos, (r.scale * side,) * 2, (side, side), self.config.crop, device=self.device)
+            sample_patch(frame, r.pos, (r.scale * side,) * 2, (side, side), cfg.crop, device=self.device)
             for r in regions
         ]
         found = self.net.extract(torch.cat([p.pixels for p in patches]))  # one pass for all targets
@@ -216,7 +212,7 @@ class LiteTracker(Tracker[LiteTarget]):
             row = own[self._choose(target, [subcell_peak(scores[n])[0] for n in own])]
             view = View(patches[row].position, patches[row].scale, side)
             where = localise(
-                scores[row], self.config.localisation, cell=STRIDE, sample_scale=view.scale,
+                scores[row], cfg.localisation, cell=STRIDE, sample_scale=view.scale,
                 sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
             )  # fmt: skip
             target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
@@ -225,7 +221,8 @@ class LiteTracker(Tracker[LiteTarget]):
                 target.pos = clamp_position(moved, target.size, frame_size)
             else:  # before it was lost, perhaps only a part of it was seen
                 target.size = target.steady_size
-                target.scale = initial_scale(target.size, self.config.search_area_scale, side)
+                target.pos = clamp_position(target.pos, target.size, frame_size)
+                target.scale = initial_scale(target.size, cfg.search_area_scale, side)
             rows.append(row)
             views.append(view)
             places.append(where)
@@ -234,7 +231,7 @@ class LiteTracker(Tracker[LiteTarget]):
         sure = [
             i
             for i, where in enumerate(places)
-            if where.flag not in (NOT_FOUND, UNCERTAIN) and where.max_score >= self.config.box_score
+            if where.flag not in (NOT_FOUND, UNCERTAIN) and where.max_score >= cfg.box_score
         ]
         if sure:
             self._fit_boxes(
@@ -269,31 +266,30 @@ class LiteTracker(Tracker[LiteTarget]):
         """Let the estimator correct position and size of targets in their crops (B)."""
         cfg = self.config
         boxes = torch.stack([self._crop_box(v, t.pos, t.size) for t, v in zip(targets, views, strict=True)])  # (B, 4)
-        views_of = TargetView(torch.cat([t.view.weight for t in targets]), torch.cat([t.view.bias for t in targets]))
-        change = self._estimate(found, views_of, boxes)  # (B, 4)
-        change = change - cfg.box_calibration * torch.stack([t.box_bias for t in targets])
-        for target, (dx, dy, dw, dh) in zip(targets, change.tolist(), strict=True):
-            h, w = target.size
-            step, largest = cfg.box_step_position, 1.2 * max(frame_size)
-            target.pos = clamp_position(
-                (target.pos[0] + step * dy * h, target.pos[1] + step * dx * w), target.size, frame_size
+        change = self._estimate(found, TargetView.cat([t.view for t in targets]), boxes)  # (B, 4)
+        largest = cfg.box_largest * max(frame_size)
+        for target, step in zip(targets, change.tolist(), strict=True):
+            if not all(map(math.isfinite, step)):
+                continue
+            (dx, dy), (dw, dh) = (
+                (cfg.box_step_position * v for v in step[:2]),
+                (cfg.box_step_size * v for v in step[2:]),
             )
-            low_h, low_w = (min(s, SMALLEST) for s in target.size)
-            h, w = h * math.exp(cfg.box_step_size * dh), w * math.exp(cfg.box_step_size * dw)
-            target.size = min(max(h, low_h), largest), min(max(w, low_w), largest)
+            (row, col), (h, w) = target.pos, target.size
+            low_h, low_w = (min(side, cfg.box_smallest) for side in target.size)
+            target.size = min(max(h * math.exp(dh), low_h), largest), min(max(w * math.exp(dw), low_w), largest)
+            target.pos = clamp_position((row + dy * h, col + dx * w), target.size, frame_size)
             self._choose_scale(target, frame_size)
 
     def _choose_scale(self, target: LiteTarget, frame_size: tuple[int, int]) -> None:
         """Search around the whole target, also where the frame's border cuts it off and only a rest is seen."""
-        cuts = [p - s / 2 < 1 or p + s / 2 > f - 1 for p, s, f in zip(target.pos, target.size, frame_size, strict=True)]
-        if not any(cuts):
-            slow = self.config.steady_rate
-            h, w = (known ** (1 - slow) * now**slow for known, now in zip(target.steady_size, target.size, strict=True))
-            target.steady_size = h, w
-        sides = [
-            max(now, known) if cut else now
-            for now, known, cut in zip(target.size, target.steady_size, cuts, strict=True)
-        ]
+        steady, sides = [], []
+        for place, now, known, length in zip(target.pos, target.size, target.steady_size, frame_size, strict=True):
+            is_cut = place + 0.5 - now / 2 < 1 or place + 0.5 + now / 2 > length - 1
+            rate = self.config.steady_rate if not is_cut else 0.0
+            steady.append(max(known ** (1 - rate) * now**rate, now if is_cut else 0.0))
+            sides.append(max(now, known) if is_cut else now)
+        target.steady_size = steady[0], steady[1]
         target.scale = initial_scale((sides[0], sides[1]), self.config.search_area_scale, self.config.sample_size)
 
     def _estimate(self, found: LiteFeatures, views: TargetView, boxes: Tensor) -> Tensor:
@@ -342,7 +338,7 @@ class LiteTracker(Tracker[LiteTarget]):
 
 
 def _spread_offsets(count: int) -> Tensor:
-    """(count, 4) standard normal numbers that lie evenly and in pairs of opposite ones: equal scores move nothing."""
-    half = torch.quasirandom.SobolEngine(4, scramble=True, seed=0).draw((count + 1) // 2)  # (count / 2, 4)
+    """(count, 4) standard normal numbers that lie evenly, in pairs of opposite ones: equal scores move nothing."""
+    half = torch.quasirandom.SobolEngine(4, scramble=True, seed=0).draw(count // 2)  # (count / 2, 4)
     normal = math.sqrt(2) * torch.erfinv((2 * half - 1).clamp(-0.999, 0.999))
-    return torch.cat((normal, -normal))[:count]
+    return torch.cat((normal, -normal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,16 +152,17 @@ def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0
     if recipe.data.validation:
         parts = _samples(recipe, recipe.data.validation, processing.validation(), data_root)
         validation = Source(*parts, collate_bytes, seed, VALIDATION)
-    sets = ", ".join(s.name for s in recipe.data.train)
     return Job(
         recipe.name, recipe.to_dict(), net, recipe.build_objective(), optimiser, recipe.set_learning_rates, recipe.train_mode,
         source, recipe.data.batch_size, recipe.data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
-        recipe.data.validation_samples, recipe.validate_every, {**weights_header(recipe), "source": f"data {sets}"},
+        recipe.data.validation_samples, recipe.validate_every, weights_header(recipe),
     )  # fmt: skip
 
 
 def weights_header(recipe: Recipe) -> dict[str, Any]:
-    """``family``, ``preset`` (the published network's name) and ``config`` for the weights file."""
+    """``family``, ``preset`` (the published network's name), ``config`` and ``source`` for the weights file, and the licence
+    and the origin of the weights that training begins with, where these have a header."""
+    from ..errors import WeightsError
     from ..models.atom import AtomNetConfig
     from ..models.lite import LiteNetConfig
 
@@ -169,7 +171,14 @@ def weights_header(recipe: Recipe) -> dict[str, Any]:
     preset = published.get(preset, preset)
     families = {AtomNetConfig: "atom", LiteNetConfig: "lite"}
     family = families.get(type(recipe.network), "dimp")
-    return {"family": family, "preset": preset, "config": asdict(recipe.network)}
+    header: dict[str, Any] = {"family": family, "preset": preset, "config": asdict(recipe.network)}
+    words = ["data " + ", ".join(s.name for s in recipe.data.train), f"began with {recipe.init}"]
+    with suppress(WeightsError):  # whoever needs the file says that it is not there
+        start = recipe.initial_header()
+        if start is not None:
+            header["licence"] = start.licence
+            words[-1] += f" ({start.source})"
+    return {**header, "source": "; ".join(words)}
 
 
 def _samples(

@@ -22,6 +22,7 @@ from ..errors import InputError, WeightsError, nearest_names
 from ..models.atom import AtomNet, AtomNetConfig
 from ..models.dimp import DiMPNet, DiMPNetConfig, network_config
 from ..models.lite import LiteNet, LiteNetConfig
+from ..weights.store import WeightsHeader
 from . import settings
 from .objectives import AtomObjective, DiMPObjective, LiteObjective, Objective, PrDiMPObjective, SuperDiMPObjective
 from .processing import ProcessingConfig
@@ -41,6 +42,8 @@ IMAGENET = {
     "resnet50": ("resnet50-19c8e357.pth", "resnet50-0676ba61.pth"),
 }
 """``Recipe.init``: torchvision's ImageNet weights (its version 1), by the names under which its download page has them."""
+LITE_START = "dimp-lite-start"
+"""``Recipe.init``: ImageNet's EfficientNet-Lite0 with a whitening projection, part of the package."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,8 @@ class Recipe:
     optim: OptimConfig
     """How it learns."""
     init: str = RANDOM
-    """Initial weights: ``resnet18`` or ``resnet50`` (torchvision's ImageNet weights, which you bring), ``random``, or a file
-    with weights of a backbone or of the whole network."""
+    """Initial weights: ``resnet18`` or ``resnet50`` (torchvision's ImageNet weights, which you bring), ``dimp-lite-start``
+    (packaged), ``random``, or a file with weights of the whole network or, except for dimp_lite, of a backbone."""
     frozen: tuple[str, ...] = ()
     """Beginnings of the names of parameters without gradient."""
     fixed_statistics: tuple[str, ...] = ()
@@ -198,6 +201,19 @@ class Recipe:
             parameter.requires_grad_(not any(_begins(name, prefix) for prefix in self.frozen))
         self.train_mode(net)
         return net
+
+    def initial_header(self) -> WeightsHeader | None:
+        """What the initial weights' file says of itself; None for random weights and files without a header of ours.
+
+        Raises :class:`WeightsError` if there should be a file and is none.
+        """
+        from ..weights.store import HEADER_KEY, parse_header, read_any
+
+        if self.init == RANDOM:
+            return None
+        path = _initial_file(self.init)
+        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
+        return parse_header(found, path) if HEADER_KEY in found else None
 
     def build_objective(self) -> Objective:
         """``objective(net, batch) -> Losses``."""
@@ -291,14 +307,17 @@ def _load_initial(net: DiMPNet | AtomNet | LiteNet, init: str) -> None:
 
 
 def _initial_file(init: str) -> Path:
+    from ..weights.catalog import find_weights, weights_folder
+
+    if init == LITE_START:
+        return find_weights(init)
     if init not in IMAGENET:
         path = Path(init).expanduser()
         if path.is_file():
             return path
         raise WeightsError(
-            f"init={init!r} is no file; give a path, one of {', '.join(IMAGENET)} (ImageNet weights), or {RANDOM!r}"
+            f"init={init!r} is no file; give a path, one of {', '.join(IMAGENET)} (ImageNet weights), {LITE_START}, or {RANDOM!r}"
         )
-    from ..weights.catalog import weights_folder
 
     folders = (weights_folder(), Path(torch.hub.get_dir()) / "checkpoints")
     for folder in folders:
@@ -508,7 +527,7 @@ def _dimp_lite() -> Recipe:
             schedule="cosine",
             clip_norm=10.0,
         ),
-        init="dimp-lite-start",
+        init=LITE_START,
         frozen=("backbone.stem", *(f"backbone.blocks.{i}" for i in range(5))),
         fixed_statistics=("backbone",),
         epochs=15,
