@@ -36,6 +36,8 @@ class TargetView:
     @staticmethod
     def cat(views: list[TargetView]) -> TargetView:
         """One view of all their targets."""
+        if len(views) == 1:
+            return views[0]
         return TargetView(torch.cat([v.weight for v in views]), torch.cat([v.bias for v in views]))
 
 

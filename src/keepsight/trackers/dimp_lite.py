@@ -64,8 +64,6 @@ class LiteConfig:
     """Optimiser iterations on every later frame that is learnt from."""
     sure_score: float = 0.45
     """A frame whose maximum is below this is not learnt from; nor is a lost target believed to be elsewhere below it."""
-    box_score: float = 0.3
-    """The box is estimated where the filter's maximum is at least this; else the target keeps its size."""
     box_samples: int = 32
     """Boxes around the last one that the estimator judges."""
     box_passes: int = 2
@@ -228,15 +226,11 @@ class LiteTracker(Tracker[LiteTarget]):
             places.append(where)
 
         # how large, for those that are surely in sight
-        sure = [
-            i
-            for i, where in enumerate(places)
-            if where.flag not in (NOT_FOUND, UNCERTAIN) and where.max_score >= cfg.box_score
-        ]
+        sure = [i for i, where in enumerate(places) if where.flag not in (NOT_FOUND, UNCERTAIN)]
         if sure:
-            self._fit_boxes(
-                [targets[i] for i in sure], found[[rows[i] for i in sure]], [views[i] for i in sure], frame_size
-            )
+            chosen = [rows[i] for i in sure]
+            seen = found if len(chosen) == len(regions) else found[chosen]  # mostly all: no copy of the maps
+            self._fit_boxes([targets[i] for i in sure], seen, [views[i] for i in sure], frame_size)
         return [
             self._finish(target, view, maps[row], where)
             for target, view, row, where in zip(targets, views, rows, places, strict=True)
