@@ -19,7 +19,8 @@ from golden_rules import (
     tolerance,
 )
 
-from keepsight.models.dimp import BackboneFeatures, DiMPNet, network_config
+from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.models.overlap import BackboneFeatures
 from keepsight.nn.correlation import Samples, apply_filter
 from keepsight.nn.iou_net import BoxScorer, IoUNet, Modulation
 from keepsight.nn.resnet import resnet18

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from keepsight.boxes import iou
 from keepsight.errors import InputError
-from keepsight.models.dimp import TrainingOutput
 from keepsight.models.lite import cell_of
+from keepsight.models.overlap import TrainingOutput
 from keepsight.nn.target_filter import gaussian_label
 from keepsight.training.batch import Batch
 from keepsight.training.losses import NonFiniteLossError, box_kl, grid_kl, iou_mse, lb_hinge

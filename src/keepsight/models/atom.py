@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError, nearest_names
 from ..nn.iou_net import IoUNet
 from ..nn.resnet import BACKBONES, build_backbone
-from .dimp import BackboneFeatures, TrainingOutput
+from .overlap import OverlapNet, TrainingOutput
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AtomNetConfig:
             raise InputError(f"backbone {self.backbone!r} is unknown; {nearest_names(self.backbone, BACKBONES)}")
 
 
-class AtomNet(nn.Module):
+class AtomNet(OverlapNet):
     """Backbone and overlap predictor."""
 
     def __init__(self, config: AtomNetConfig = AtomNetConfig()) -> None:
@@ -37,11 +37,6 @@ class AtomNet(nn.Module):
         backbone = build_backbone(config.backbone)
         self.feature_extractor = backbone
         self.bb_regressor = IoUNet((backbone.channels["layer2"], backbone.channels["layer3"]))
-
-    def extract(self, crops: Tensor) -> BackboneFeatures:
-        """Normalised RGB crops (B, 3, Z, Z) -> backbone features."""
-        found = self.feature_extractor(crops, ("layer2", "layer3"))
-        return BackboneFeatures(found["layer2"], found["layer3"])
 
     def forward(
         self, train_images: Tensor, test_images: Tensor, train_boxes: Tensor, proposals: Tensor

@@ -5,7 +5,6 @@ Parameter names are those of the published checkpoints: ``feature_extractor.``, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
 from ..nn.correlation import Samples, apply_filter
-from ..nn.fuse import fold_batch_norms, to_channels_last
 from ..nn.iou_net import IoUNet
 from ..nn.precision import at_least_float32, full_precision
 from ..nn.resnet import BACKBONES, build_backbone
@@ -28,6 +26,7 @@ from ..nn.target_filter import (
     SimpleOptimiser,
     feature_head,
 )
+from .overlap import BackboneFeatures, OverlapNet, TrainingOutput
 
 STRIDE = 16  # of the classifier's features (backbone layer3)
 
@@ -227,30 +226,7 @@ def _optimiser(config: DiMPNetConfig) -> FilterOptimiser:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class BackboneFeatures:
-    """What one pass over a batch of crops (B, 3, Z, Z) gives to the two branches."""
-
-    layer2: Tensor
-    """(B, C2, Z/8, Z/8)"""
-    layer3: Tensor
-    """(B, C3, Z/16, Z/16)"""
-
-    def __getitem__(self, rows: slice) -> BackboneFeatures:
-        return BackboneFeatures(self.layer2[rows], self.layer3[rows])
-
-
-@dataclass(frozen=True)
-class TrainingOutput:
-    """What a network gives its objective for I test frames of S sequences."""
-
-    scores: tuple[Tensor, ...]
-    """Score maps (I, S, H', W') of the initial filter and of the filter after every step; empty without a classifier."""
-    boxes: Tensor | None
-    """(I, S, P) scores of the proposals, if there were any."""
-
-
-class DiMPNet(nn.Module):
+class DiMPNet(OverlapNet):
     """One network for DiMP, PrDiMP and SuperDiMP; ``config`` says which."""
 
     def __init__(self, config: DiMPNetConfig) -> None:
@@ -261,11 +237,6 @@ class DiMPNet(nn.Module):
         self.feature_extractor = backbone
         self.classifier = Classifier(c3, config)
         self.bb_regressor = IoUNet((c2, c3))
-
-    def extract(self, crops: Tensor) -> BackboneFeatures:
-        """Normalised RGB crops (B, 3, Z, Z) -> backbone features."""
-        found = self.feature_extractor(crops, ("layer2", "layer3"))
-        return BackboneFeatures(found["layer2"], found["layer3"])
 
     def classifier_features(self, features: BackboneFeatures) -> Tensor:
         """(B, D, Z/16, Z/16), of unit-norm scale."""
@@ -321,15 +292,3 @@ class DiMPNet(nn.Module):
             )
             samples = Samples.from_maps(test)
             return tuple(apply_filter(samples, weights).transpose(0, 1) for weights in fit.iterates)
-
-    def for_inference(self) -> DiMPNet:
-        """A faster copy for tracking: batch norms folded, channels-last, the layers that tracking never uses left out.
-
-        Same numbers up to rounding; its parameters no longer have the published names, so keep the original for saving.
-        """
-        lean = copy.copy(self)  # share tensors until folding copies what it changes
-        lean._modules = dict(self._modules)
-        backbone = copy.copy(self.feature_extractor)
-        backbone._modules = {k: v for k, v in self.feature_extractor._modules.items() if k not in ("layer4", "fc")}
-        lean._modules["feature_extractor"] = backbone
-        return to_channels_last(fold_batch_norms(lean).requires_grad_(False).eval())

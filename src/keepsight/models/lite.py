@@ -21,7 +21,7 @@ from ..nn.efficientnet_lite import ConvNorm, EfficientNetLite0
 from ..nn.fuse import fold_batch_norms, fuse_convolutions, to_channels_last
 from ..nn.precision import at_least_float32, full_precision
 from ..nn.target_filter import DiMPOptimiser
-from .dimp import TrainingOutput
+from .overlap import TrainingOutput
 
 STRIDE = 16  # crop pixels from one cell of the target filter's features to the next
 TAPS = ("block4", "block7", "block10")  # strides 8, 16, 16

@@ -25,7 +25,8 @@ from ..images import (
     normalise,
     sample_patch,
 )
-from ..models.dimp import STRIDE, BackboneFeatures, DiMPNet
+from ..models.dimp import STRIDE, DiMPNet
+from ..models.overlap import BackboneFeatures
 from ..nn.correlation import Samples, correlate
 from ..nn.iou_net import BoxScorer, Modulation, ScoringWeights
 from ..nn.target_filter import gaussian_label, softmax2d

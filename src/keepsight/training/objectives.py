@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..boxes import iou
 from ..errors import InputError
-from ..models.dimp import TrainingOutput
 from ..models.lite import cell_of
+from ..models.overlap import TrainingOutput
 from ..nn.precision import at_least_float32
 from ..nn.target_filter import gaussian_label
 from .batch import Batch, Losses
