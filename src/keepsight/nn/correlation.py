@@ -55,13 +55,26 @@ def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
 
 
 def apply_adjoint(samples: Samples, residuals: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Adjoint of :func:`apply_filter`: ``residuals`` (S, I, H', W') -> (S, D, kh, kw)."""
+    """Adjoint of :func:`apply_filter` in the filter: ``residuals`` (S, I, H', W') -> (S, D, kh, kw)."""
     sequences, channels = len(residuals), samples.cells.shape[-1]
+    taps = _patches(residuals, kernel) @ samples.cells.flatten(1, 2)  # (S, kh·kw, D)
+    return taps.flip(1).transpose(1, 2).reshape(sequences, channels, *kernel)
+
+
+def apply_adjoint_to_cells(residuals: Tensor, weights: Tensor) -> Tensor:
+    """Adjoint of :func:`apply_filter` in the features: ``residuals`` (S, I, H', W'), ``weights`` (S, D, kh, kw) ->
+    (S, I, H·W, D), laid out as :class:`Samples`."""
+    kernel = (weights.shape[-2], weights.shape[-1])
+    taps = weights.flatten(2).flip(-1)  # (S, D, kh·kw)
+    cells = _patches(residuals, kernel).transpose(1, 2) @ taps.transpose(1, 2)  # (S, I·H·W, D)
+    return cells.unflatten(1, (residuals.shape[1], -1))
+
+
+def _patches(residuals: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """What each tap of the filter sees of the score maps (S, I, H', W') at every feature cell: (S, kh·kw, I·H·W)."""
     pad_y, pad_x = _fold_padding(kernel)
     patches = F.pad(residuals, (pad_x, pad_x, pad_y, pad_y)).unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)
-    patches = patches.permute(0, 4, 5, 1, 2, 3).reshape(sequences, kernel[0] * kernel[1], -1)  # (S, kh·kw, I·H·W)
-    taps = patches @ samples.cells.flatten(1, 2)  # (S, kh·kw, D)
-    return taps.flip(1).transpose(1, 2).reshape(sequences, channels, *kernel)
+    return patches.permute(0, 4, 5, 1, 2, 3).reshape(len(residuals), kernel[0] * kernel[1], -1)
 
 
 def correlate(maps: Tensor, weights: Tensor) -> Tensor:
