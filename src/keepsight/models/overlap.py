@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..nn.fuse import fold_batch_norms, to_channels_last
-from ..nn.iou_net import IoUNet
+from ..nn.iou_net import BoxScorer, IoUNet, Modulation
 from ..nn.resnet import ResNet
 
 NetT = TypeVar("NetT", bound="OverlapNet")
@@ -26,6 +27,11 @@ class BackboneFeatures:
 
     def __getitem__(self, rows: slice) -> BackboneFeatures:
         return BackboneFeatures(self.layer2[rows], self.layer3[rows])
+
+    @staticmethod
+    def cat(parts: list[BackboneFeatures]) -> BackboneFeatures:
+        """Of several batches, one after the other."""
+        return BackboneFeatures(torch.cat([p.layer2 for p in parts]), torch.cat([p.layer3 for p in parts]))
 
 
 @dataclass(frozen=True)
@@ -60,3 +66,17 @@ class OverlapNet(nn.Module):
         backbone._modules = {k: v for k, v in self.feature_extractor._modules.items() if k not in ("layer4", "fc")}
         lean._modules["feature_extractor"] = backbone
         return to_channels_last(fold_batch_norms(lean).requires_grad_(False).eval())
+
+    # --- the overlap predictor while tracking ---------------------------------------------------------------------------
+
+    def box_reference(self, features: BackboneFeatures, boxes: Tensor) -> Modulation:
+        """What to keep of the targets in ``boxes`` (B, 4), xywh in crop pixels, one in each of B crops."""
+        return self.bb_regressor.modulation(features.layer2, features.layer3, boxes)
+
+    def prepare_boxes(self, reference: Modulation) -> Any:
+        """Everything about one target that :meth:`box_scorer` needs, computed once; ``reference`` of one crop."""
+        return self.bb_regressor.scoring_weights(reference)
+
+    def box_scorer(self, prepared: Any, features: BackboneFeatures) -> BoxScorer:
+        """Scores boxes, xywh in crop pixels, of one crop for the target of :meth:`prepare_boxes`."""
+        return BoxScorer(prepared, self.bb_regressor.test_branch(features.layer2, features.layer3))

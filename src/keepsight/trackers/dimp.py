@@ -28,19 +28,17 @@ from ..images import (
 from ..models.dimp import STRIDE, DiMPNet
 from ..models.overlap import BackboneFeatures
 from ..nn.correlation import Samples, correlate
-from ..nn.iou_net import BoxScorer, Modulation, ScoringWeights
+from ..nn.iou_net import Modulation
 from ..nn.target_filter import gaussian_label, softmax2d
 from ..online.densities import Densities, box_densities
 from ..online.first_frame import augmented_samples
 from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
-from ..online.refine import RefineConfig, ascend, choose, proposals
+from ..online.refine import RefineConfig
 from ..online.search import View, centring_offset, clamp_position, initial_scale
-from ..online.snapshot import derived
-from .base import Outcome, Session, Tracker, presence_from_score
-
-CPU_BATCH = 4  # crops per backbone pass on a CPU: larger batches leave its caches, measured 25 % slower
+from .base import Outcome, Session, presence_from_score
+from .overlap import OverlapTarget, OverlapTracker
 
 
 @dataclass(frozen=True)
@@ -157,32 +155,13 @@ def preset(name: str) -> DiMPConfig:
     return known[name]
 
 
-@dataclass
-class DiMPTarget:
+@dataclass(kw_only=True)
+class DiMPTarget(OverlapTarget):
     """Everything remembered about one target."""
 
-    pos: tuple[float, float]
-    """Centre (row, column), pixel index."""
-    size: tuple[float, float]
-    """(h, w) in pixels."""
-    base_size: tuple[float, float]
-    """(h, w) in crop pixels at the first frame."""
-    scale: float
-    """Image pixels per crop pixel of the next search region."""
-    frame: int
-    """Frame counter, 1 at initialisation."""
-    refined_pos: tuple[float, float] | None
-    """Position of the last accepted refinement."""
     filter: Tensor
     """(1, D, k, k) target model."""
     memory: SampleMemory
-    modulation3: Tensor
-    """(1, C) for the overlap predictor's stride-8 level."""
-    modulation4: Tensor
-    """(1, C) for its stride-16 level."""
-    random: RandomSource
-    scoring: ScoringWeights | None = derived()
-    """The overlap predictor with the modulation folded in; made when first needed."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +174,7 @@ class _LastFrame:
     """(N, H', W'), raw."""
 
 
-class DiMPTracker(Tracker[DiMPTarget]):
+class DiMPTracker(OverlapTracker[DiMPTarget]):
     """The family's online loop around a :class:`DiMPNet`."""
 
     session_type = Session[DiMPTarget]
@@ -214,9 +193,6 @@ class DiMPTracker(Tracker[DiMPTarget]):
         self._last = None
         return [self._learn(frame, box, self._random_source(i)) for i, box in enumerate(boxes)]
 
-    def _random_source(self, index: int) -> RandomSource:
-        return RandomSource.seeded(self.seed, index)
-
     def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> DiMPTarget:
         cfg, side = self.config, self.config.sample_size
         pos, size = box_to_state(box)
@@ -231,7 +207,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
         )  # fmt: skip
         transforms = make_transforms(cfg.augmentation, (side, side), random.uniform)
         crops = normalise(apply_transforms(patch.pixels, transforms, (side, side)))  # (T, 3, Z, Z)
-        features = self._extract(crops)
+        features = self._in_batches(self.net.extract, crops)
         maps = self.net.classifier_features(features)  # (T, D, F, F)
 
         first = torch.tensor(view.to_crop(pos, size), dtype=self.dtype, device=self.device)
@@ -257,7 +233,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
             kept = ("identity", "translation", "fliplr", "flipud", "blur")
             count = next((i for i, kind in enumerate(kinds) if kind not in kept), len(kinds))
         rows = features[slice(0, count)]
-        each = self.net.bb_regressor.modulation(rows.layer2, rows.layer3, boxes[:count])
+        each = self.net.box_reference(rows, boxes[:count])
         return Modulation(each.level3.mean(0, keepdim=True), each.level4.mean(0, keepdim=True))
 
     # --- every later frame (§7.5) ------------------------------------------------------------------------------------
@@ -282,7 +258,7 @@ class DiMPTracker(Tracker[DiMPTarget]):
             )
         views = [View(p.position, p.scale, side) for p in patches]
         pixels = patches[0].pixels if len(patches) == 1 else torch.cat([p.pixels for p in patches])
-        features = self._extract(normalise(pixels))  # one pass for all targets
+        features = self._in_batches(self.net.extract, normalise(pixels))  # one pass for all targets
         maps = self.net.classifier_features(features)  # (N, D, F, F)
         filters = targets[0].filter if len(targets) == 1 else torch.cat([t.filter for t in targets])
         raw = correlate(maps, filters)  # (N, H', W')
@@ -324,13 +300,6 @@ class DiMPTracker(Tracker[DiMPTarget]):
     def _observe(self, raw_scores: Tensor, outcomes: list[Outcome]) -> None:
         """Hook for tests and analysis: raw score maps (N, H', W') and outcomes of the frame just tracked."""
 
-    def _extract(self, crops: Tensor) -> BackboneFeatures:
-        crops = crops.contiguous(memory_format=torch.channels_last)
-        if self.device.type != "cpu" or len(crops) <= CPU_BATCH:
-            return self.net.extract(crops)
-        parts = [self.net.extract(part) for part in crops.split(CPU_BATCH)]
-        return BackboneFeatures(torch.cat([p.layer2 for p in parts]), torch.cat([p.layer3 for p in parts]))
-
     @property
     def _softmax_reg(self) -> float | None:
         return self.net_config.softmax_reg
@@ -340,37 +309,6 @@ class DiMPTracker(Tracker[DiMPTarget]):
         if kind == "softmax":
             return softmax2d(raw, self._softmax_reg)
         return torch.exp(raw) if kind == "exp" else raw
-
-    # --- box refinement (§7.8) ---------------------------------------------------------------------------------------
-
-    def _refine(self, target: DiMPTarget, view: View, flag: str, features: BackboneFeatures) -> None:
-        cfg = self.config.refine
-        box = self._crop_box(target, view)
-        uniforms = target.random.uniform(cfg.random_boxes, 4).to(box) if cfg.random_boxes else None
-        boxes, values = ascend(self._scorer(target, features), proposals(box, uniforms, cfg), cfg)
-        self._observe_boxes(boxes, values)
-        best = choose(boxes, values, cfg)
-        if best is None:
-            return  # position, size and scale stay as the classifier left them
-        target.pos, target.size = view.to_image(best.tolist(), self.config.keep_half_pixel_bias)
-        target.refined_pos = target.pos
-        if flag != UNCERTAIN or self.config.update_scale_when_uncertain:
-            base = target.base_size
-            target.scale = math.sqrt(target.size[0] * target.size[1] / (base[0] * base[1]))
-
-    def _crop_box(self, target: DiMPTarget, view: View) -> Tensor:
-        """(4,) xywh in crop pixels."""
-        return torch.tensor(view.to_crop(target.pos, target.size), dtype=self.dtype, device=self.device)
-
-    def _observe_boxes(self, boxes: Tensor, values: Tensor) -> None:
-        """Hook for tests and analysis: refined boxes (P, 4) and their values (P,) before the choice."""
-
-    def _scorer(self, target: DiMPTarget, features: BackboneFeatures) -> BoxScorer:
-        """Scores boxes of one crop, ``features`` (1, ...), for ``target``."""
-        if target.scoring is None:
-            modulation = Modulation(target.modulation3, target.modulation4)
-            target.scoring = self.net.bb_regressor.scoring_weights(modulation)
-        return BoxScorer(target.scoring, self.net.bb_regressor.test_branch(features.layer2, features.layer3))
 
     # --- memory and target model (§7.7, 7.10) ------------------------------------------------------------------------
 
