@@ -6,26 +6,66 @@ and has no weights here. Parameter names are those of the published checkpoints:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import InputError, nearest_names
-from ..nn.iou_net import IoUNet
+from ..errors import InputError, WeightsError, nearest_names
+from ..images import normalise
+from ..nn.iou_net import IoUNet, check_kind
 from ..nn.resnet import BACKBONES, build_backbone
-from .overlap import OverlapNet, TrainingOutput
+from .overlap import BackboneFeatures, OverlapNet, TrainingOutput
+
+STRIDE = 16  # of the classifier's features (backbone layer3)
 
 
 @dataclass(frozen=True)
 class AtomNetConfig:
-    """Everything about the network that its weights do not say."""
+    """Everything about the network that its weights do not say. The defaults are the published network.
+
+    Raises :class:`InputError` for unknown values.
+    """
 
     backbone: str = "resnet18"
     """``resnet18`` or ``resnet50``; ``resnet18-narrow`` and ``resnet50-narrow`` are for tests and debug recipes."""
+    reference: str = "modulation"
+    """How the overlap predictor uses the reference frame: ``modulation``, or for the paper's Table 1 ``none``,
+    ``concatenation`` or ``siamese``; :class:`keepsight.nn.iou_net.IoUNet`."""
+    levels: tuple[int, ...] = (3, 4)
+    """The backbone's blocks, as the paper counts them, that the overlap predictor uses: (3, 4), (3,) or (4,)."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.levels, list):  # JSON has no tuples
+            object.__setattr__(self, "levels", tuple(self.levels))
+        check_kind(self.reference, self.levels)
         if self.backbone not in BACKBONES:
             raise InputError(f"backbone {self.backbone!r} is unknown; {nearest_names(self.backbone, BACKBONES)}")
+
+
+_CONSTRUCTORS = {"atom_resnet18": "resnet18", "atom_resnet50": "resnet50"}
+_PUBLISHED_DIMS = {"iou_input_dim": (256, 256), "iou_inter_dim": (256, 256)}
+
+
+def atom_config_from_constructor(fun_name: str, keywords: Mapping[str, Any]) -> AtomNetConfig:
+    """The configuration that a published file's constructor record describes (spec §8).
+
+    Raises :class:`WeightsError` for another family's constructor, an unknown keyword, or a layout that was never published.
+    """
+    if fun_name not in _CONSTRUCTORS:
+        raise WeightsError(f"constructor {fun_name!r} is not ATOM's; expected one of {sorted(_CONSTRUCTORS)}")
+    unknown = set(keywords) - set(_PUBLISHED_DIMS) - {"backbone_pretrained"}
+    if unknown:
+        raise WeightsError(f"constructor {fun_name} has keywords that keepsight does not know: {sorted(unknown)}")
+    for key, expected in _PUBLISHED_DIMS.items():
+        given = keywords.get(key, expected)
+        if (tuple(given) if isinstance(given, list) else given) != expected:
+            raise WeightsError(
+                f"constructor {fun_name} has {key}={given!r}; keepsight builds the published {key}={expected!r}"
+            )
+    return AtomNetConfig(_CONSTRUCTORS[fun_name])
 
 
 class AtomNet(OverlapNet):
@@ -36,7 +76,25 @@ class AtomNet(OverlapNet):
         self.config = config
         backbone = build_backbone(config.backbone)
         self.feature_extractor = backbone
-        self.bb_regressor = IoUNet((backbone.channels["layer2"], backbone.channels["layer3"]))
+        channels = backbone.channels["layer2"], backbone.channels["layer3"]
+        self.bb_regressor = IoUNet(channels, reference=config.reference, levels=config.levels)
+
+    # --- what the online loop asks of a network --------------------------------------------------------------------------
+
+    @staticmethod
+    def cells(side: int) -> int:
+        """Side of the classifier's features for crops of ``side`` pixels."""
+        if side % STRIDE:
+            raise InputError(f"sample_size is {side}; expected a multiple of {STRIDE} pixels for this network")
+        return side // STRIDE
+
+    def features(self, crops: Tensor) -> BackboneFeatures:
+        """RGB crops (B, 3, Z, Z) in 0..255 -> backbone features."""
+        return self.extract(normalise(crops))
+
+    def classifier_maps(self, features: BackboneFeatures) -> Tensor:
+        """What the online classifier sees, (B, D, Z/16, Z/16): ``layer3`` scaled to a mean square of 1 per crop; §7.11."""
+        return unit_power(features.layer3)
 
     def forward(
         self, train_images: Tensor, test_images: Tensor, train_boxes: Tensor, proposals: Tensor
@@ -50,3 +108,8 @@ class AtomNet(OverlapNet):
         first = train[: train_images.shape[1]]
         scores = self.bb_regressor((first.layer2, first.layer3), train_boxes[0], (test.layer2, test.layer3), proposals)
         return TrainingOutput((), scores)
+
+
+def unit_power(maps: Tensor) -> Tensor:
+    """``maps`` (B, C, H, W), each sample scaled to a mean square of 1; §7.11."""
+    return maps * torch.rsqrt(maps.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-10)

@@ -425,9 +425,7 @@ class TwoLayerProblem:
         filters, projection = variables
         projected = replace(self.samples, cells=project(self.samples.cells, projection))
         data, slope, curvature = self.targets.linearise(classify(projected, filters))
-        loss = data + sum(
-            weight * v.square().sum() for weight, v in zip(self.regularisation, variables, strict=True)
-        )
+        loss = data + sum(weight * v.square().sum() for weight, v in zip(self.regularisation, variables, strict=True))
         return _TwoLayerLinearised(self, variables, projected, loss, slope, curvature)
 
 

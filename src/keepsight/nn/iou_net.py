@@ -3,12 +3,14 @@
 Danelljan et al., "ATOM" (CVPR 2019) §3.1; spec/dimp-atom.md §3. Networks trained on overlaps regress 2·IoU - 1, probabilistic
 ones an unnormalised log-density; trackers use the raw number in both cases.
 
-:class:`IoUNet` is the network as published. :class:`BoxScorer` computes the same scores, and their gradient by the box, for
-one target in one frame in closed form: tracking needs nothing but these two, many times per frame.
+:class:`IoUNet` is the network as published, and the other kinds of the paper's Table 1. :class:`BoxScorer` computes the same
+scores, and their gradient by the box, for one target in one frame in closed form: tracking needs nothing but these two, many
+times per frame. :class:`AutogradScorer` does so for any other function of boxes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import xywh_to_corners
+from ..errors import InputError, nearest_names
 from .precision import at_least_float32, full_precision
 from .roi_pool import pool_corners
 
 STRIDE_3, STRIDE_4 = 8, 16  # of the backbone's layer2 and layer3, which the paper calls blocks 3 and 4
+REFERENCES = ("modulation", "none", "concatenation", "siamese")
+"""How a network can use the reference frame; the first is the published one."""
+LEVELS = ((3, 4), (3,), (4,))
+"""The paper's blocks that a network can use; the first is the published choice."""
 
 
 def conv_block(channels_in: int, channels_out: int, kernel: int, padding: int) -> nn.Sequential:
@@ -54,33 +61,75 @@ class LinearBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Modulation:
-    """Channel weights that the reference branch gives to the two test branches."""
+    """What is kept of B targets. By ``IoUNet.reference``: ``modulation``: weights of the test maps' channels;
+    ``concatenation``: vectors that the pooled test features are joined by; ``siamese``: the outputs for the reference boxes.
+
+    A level that the network does not have, and both of a network without reference, have n = 0 columns.
+    """
 
     level3: Tensor
-    """(B, C)"""
+    """(B, n)"""
     level4: Tensor
-    """(B, C)"""
+    """(B, n)"""
+
+
+def check_kind(reference: str, levels: tuple[int, ...]) -> None:
+    """Raises :class:`InputError` unless these are of :data:`REFERENCES` and :data:`LEVELS`."""
+    if reference not in REFERENCES:
+        raise InputError(f"reference {reference!r} is unknown; {nearest_names(str(reference), REFERENCES)}")
+    if levels not in LEVELS:
+        raise InputError(f"levels {levels!r} are unknown; {nearest_names(str(levels), map(str, LEVELS))}")
 
 
 class IoUNet(nn.Module):
-    """Reference branch, test branch and predictor; keys as in the published checkpoints (prefix ``bb_regressor.``)."""
+    """Reference branch, test branch and predictor; keys as in the published checkpoints (prefix ``bb_regressor.``).
 
-    def __init__(self, channels_in: tuple[int, int] = (128, 256), channels: int = 256) -> None:
-        """``channels_in``: of the backbone's layer2 and layer3; ``channels``: of every inner map, 256 in all published nets."""
+    With another ``reference`` or fewer ``levels`` than published, it is one of the networks of the paper's Table 1.
+    """
+
+    def __init__(
+        self,
+        channels_in: tuple[int, int] = (128, 256),
+        channels: int = 256,
+        reference: str = "modulation",
+        levels: tuple[int, ...] = (3, 4),
+    ) -> None:
+        """``channels_in``: of the backbone's layer2 and layer3; ``channels``: of every inner map, 256 in all published nets.
+
+        ``reference``: ``modulation``; ``none``: the test frame alone; ``concatenation``: the vectors that would modulate
+        are joined with the pooled test features in front of the linear layers; ``siamese``: the test branch's layers serve
+        the reference too, and the prediction is the scalar product of both outputs, with a learned scale and bias, since
+        outputs of a ReLU have no negative one and 2·IoU - 1 is often negative.
+        ``levels``: (3, 4), or (3,) or (4,) without the other's layers. Raises :class:`InputError` for others.
+        """
         super().__init__()
+        check_kind(reference, levels)
+        self.reference, self.levels = reference, levels
         c3, c4 = channels_in
-        self.conv3_1r = conv_block(c3, 128, 3, 1)
-        self.conv3_1t = conv_block(c3, 256, 3, 1)
-        self.conv3_2t = conv_block(256, channels, 3, 1)
-        self.fc3_1r = conv_block(128, 256, 3, 0)
-        self.conv4_1r = conv_block(c4, 256, 3, 1)
-        self.conv4_1t = conv_block(c4, 256, 3, 1)
-        self.conv4_2t = conv_block(256, channels, 3, 1)
-        self.fc34_3r = conv_block(512, channels, 1, 0)
-        self.fc34_4r = conv_block(512, channels, 1, 0)
-        self.fc3_rt = LinearBlock(channels * 5 * 5, channels)
-        self.fc4_rt = LinearBlock(channels * 3 * 3, channels)
-        self.iou_predictor = nn.Linear(2 * channels, 1)
+        branch = reference in ("modulation", "concatenation")
+        if 3 in levels:
+            if branch:
+                self.conv3_1r = conv_block(c3, 128, 3, 1)
+            self.conv3_1t = conv_block(c3, 256, 3, 1)
+            self.conv3_2t = conv_block(256, channels, 3, 1)
+            if branch:
+                self.fc3_1r = conv_block(128, 256, 3, 0)
+        if 4 in levels:
+            if branch:
+                self.conv4_1r = conv_block(c4, 256, 3, 1)
+            self.conv4_1t = conv_block(c4, 256, 3, 1)
+            self.conv4_2t = conv_block(256, channels, 3, 1)
+        if branch and 3 in levels:
+            self.fc34_3r = conv_block(256 * len(levels), channels, 1, 0)
+        if branch and 4 in levels:
+            self.fc34_4r = conv_block(256 * len(levels), channels, 1, 0)
+        joined = channels if reference == "concatenation" else 0
+        if 3 in levels:
+            self.fc3_rt = LinearBlock(channels * 5 * 5 + joined, channels)
+        if 4 in levels:
+            self.fc4_rt = LinearBlock(channels * 3 * 3 + joined, channels)
+        outputs = channels * len(levels)
+        self.iou_predictor = nn.Linear(1 if reference == "siamese" else outputs, 1)
         for m in self.modules():  # spec §3: Kaiming with fan_in; batch norm weights uniform for legacy reasons
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
@@ -88,33 +137,77 @@ class IoUNet(nn.Module):
                     nn.init.zeros_(m.bias)
             elif isinstance(m, nn.BatchNorm2d):
                 nn.init.uniform_(m.weight)
+        if reference == "siamese":  # a product of n independent numbers varies by √n
+            nn.init.constant_(self.iou_predictor.weight, outputs**-0.5)
 
     def modulation(self, layer2: Tensor, layer3: Tensor, boxes: Tensor) -> Modulation:
         """Reference branch: ``layer2`` (B, C2, H, W), ``layer3`` (B, C3, H/2, W/2), ``boxes`` (B, 4) xywh in crop pixels."""
         corners = xywh_to_corners(boxes)[:, None]  # (B, 1, 4)
-        pooled3 = pool_corners(self.conv3_1r(layer2), corners, (3, 3), 1 / STRIDE_3)[:, 0]  # (B, 128, 3, 3)
-        pooled4 = pool_corners(self.conv4_1r(layer3), corners, (1, 1), 1 / STRIDE_4)[:, 0]  # (B, 256, 1, 1)
-        joint = torch.cat((self.fc3_1r(pooled3), pooled4), dim=1)  # (B, 512, 1, 1)
-        return Modulation(self.fc34_3r(joint)[:, :, 0, 0], self.fc34_4r(joint)[:, :, 0, 0])
+        found = {3: layer2.new_zeros(len(boxes), 0), 4: layer3.new_zeros(len(boxes), 0)}
+        if self.reference == "siamese":
+            maps = self.test_features(layer2, layer3)
+            found |= {level: self._outputs(level, maps[level - 3], found[level], corners) for level in self.levels}
+        elif self.reference != "none":
+            parts = []
+            if 3 in self.levels:
+                pooled3 = pool_corners(self.conv3_1r(layer2), corners, (3, 3), 1 / STRIDE_3)[:, 0]  # (B, 128, 3, 3)
+                parts.append(self.fc3_1r(pooled3))
+            if 4 in self.levels:
+                pooled4 = pool_corners(self.conv4_1r(layer3), corners, (1, 1), 1 / STRIDE_4)[:, 0]  # (B, 256, 1, 1)
+                parts.append(pooled4)
+            joint = torch.cat(parts, dim=1)  # (B, 256 per level, 1, 1)
+            if 3 in self.levels:
+                found[3] = self.fc34_3r(joint)[:, :, 0, 0]
+            if 4 in self.levels:
+                found[4] = self.fc34_4r(joint)[:, :, 0, 0]
+        return Modulation(found[3], found[4])
 
     def test_features(self, layer2: Tensor, layer3: Tensor) -> tuple[Tensor, Tensor]:
-        """Test branch up to the pooling: (B, C, H, W) at stride 8 and (B, C, H/2, W/2) at stride 16."""
-        return self.conv3_2t(self.conv3_1t(layer2)), self.conv4_2t(self.conv4_1t(layer3))
+        """Test branch up to the pooling: (B, C, H, W) at stride 8 and (B, C, H/2, W/2) at stride 16.
+
+        A level that the network does not have gets no channels.
+        """
+        return (
+            self.conv3_2t(self.conv3_1t(layer2)) if 3 in self.levels else layer2[:, :0],
+            self.conv4_2t(self.conv4_1t(layer3)) if 4 in self.levels else layer3[:, :0],
+        )
 
     def test_branch(self, layer2: Tensor, layer3: Tensor) -> tuple[LevelMap, LevelMap]:
         """The test branch of one image (1, C2, H, W), (1, C3, H/2, W/2), to be computed only around the boxes asked for."""
         return (
-            LevelMap(layer2, nn.Sequential(self.conv3_1t, self.conv3_2t)),
-            LevelMap(layer3, nn.Sequential(self.conv4_1t, self.conv4_2t)),
+            LevelMap(layer2, nn.Sequential(self.conv3_1t, self.conv3_2t))
+            if 3 in self.levels
+            else LevelMap(layer2[:, :0]),
+            LevelMap(layer3, nn.Sequential(self.conv4_1t, self.conv4_2t))
+            if 4 in self.levels
+            else LevelMap(layer3[:, :0]),
         )
 
     def predict(self, modulation: Modulation, test_features: tuple[Tensor, Tensor], boxes: Tensor) -> Tensor:
         """Scores (B, P) of ``boxes`` (B, P, 4) xywh in crop pixels; differentiable in everything."""
-        corners = xywh_to_corners(boxes)
-        pooled3 = pool_corners(test_features[0] * modulation.level3[:, :, None, None], corners, (5, 5), 1 / STRIDE_3)
-        pooled4 = pool_corners(test_features[1] * modulation.level4[:, :, None, None], corners, (3, 3), 1 / STRIDE_4)
-        joint = torch.cat((self.fc3_rt(pooled3.flatten(0, 1)), self.fc4_rt(pooled4.flatten(0, 1))), dim=1)  # (B·P, 2C)
+        corners, targets = xywh_to_corners(boxes), (modulation.level3, modulation.level4)
+        joint = torch.cat(
+            [self._outputs(level, test_features[level - 3], targets[level - 3], corners) for level in self.levels],
+            dim=1,
+        )  # (B·P, C per level)
+        if self.reference == "siamese":
+            known = torch.cat(targets, dim=1)  # (B, C per level)
+            joint = (joint.unflatten(0, boxes.shape[:2]) * known[:, None]).sum(dim=2).view(-1, 1)  # (B·P, 1)
         return self.iou_predictor(joint).view(boxes.shape[:2])
+
+    def _outputs(self, level: int, maps: Tensor, targets: Tensor, corners: Tensor) -> Tensor:
+        """The test branch from the pooling on: ``maps`` (B, C, h, w), ``targets`` (B, n), ``corners`` (B, P, 4) -> (B·P, C)."""
+        block, bins, stride = self._pooling(level)
+        if self.reference == "modulation":
+            maps = maps * targets[:, :, None, None]
+        pooled = pool_corners(maps, corners, (bins, bins), 1 / stride).flatten(0, 1)  # (B·P, C, bins, bins)
+        if self.reference == "concatenation":
+            pooled = torch.cat((pooled.flatten(1), targets.repeat_interleave(corners.shape[1], dim=0)), dim=1)
+        return block(pooled)
+
+    def _pooling(self, level: int) -> tuple[LinearBlock, int, int]:
+        """The linear layer behind a level's pooling, the bins on a side, the stride of the map."""
+        return (self.fc3_rt, 5, STRIDE_3) if level == 3 else (self.fc4_rt, 3, STRIDE_4)
 
     def forward(
         self, reference: tuple[Tensor, Tensor], boxes: Tensor, test: tuple[Tensor, Tensor], proposals: Tensor
@@ -123,34 +216,50 @@ class IoUNet(nn.Module):
 
         ``reference``: layer2 (S, C2, H, W) and layer3 (S, C3, H/2, W/2) of one frame per sequence, with ``boxes`` (S, 4);
         ``test``: the same of all test frames, frame-major (I·S, …). One modulation serves all test frames. Under autocast
-        only the convolutions run in half precision.
+        only the convolutions run in half precision. A siamese network's norms see reference and test frames one after the
+        other.
         """
         frames = proposals.shape[0]
         with full_precision(boxes):
             reference = at_least_float32(reference[0]), at_least_float32(reference[1])
             modulation = self.modulation(*reference, boxes.to(reference[0].dtype))
-        repeated = Modulation(modulation.level3.repeat(frames, 1), modulation.level4.repeat(frames, 1))  # (I·S, C)
+        repeated = Modulation(modulation.level3.repeat(frames, 1), modulation.level4.repeat(frames, 1))  # (I·S, n)
         maps = self.test_features(*test)
         with full_precision(boxes):
             maps = at_least_float32(maps[0]), at_least_float32(maps[1])
             scores = self.predict(repeated, maps, proposals.flatten(0, 1).to(maps[0].dtype))  # (I·S, P)
         return scores.unflatten(0, (frames, -1))
 
+    def prepare(self, modulation: Modulation, index: int = 0) -> ScoringWeights:
+        """What :meth:`scorer` needs of target ``index``: once per target, not per frame."""
+        return self.scoring_weights(modulation, index)
+
+    def scorer(self, prepared: ScoringWeights, layer2: Tensor, layer3: Tensor) -> BoxScorer:
+        """Scores and gradients of boxes in one frame, ``layer2`` (1, C2, H, W) and ``layer3`` (1, C3, H/2, W/2)."""
+        return BoxScorer(prepared, self.test_branch(layer2, layer3))
+
     def scoring_weights(self, modulation: Modulation, index: int = 0) -> ScoringWeights:
-        """Fold target ``index``'s modulation and the batch norms into the linear layers: once per target, not per frame."""
-        levels = []
-        half = self.iou_predictor.in_features // 2
-        for block, factors, bins, stride, out in (
-            (self.fc3_rt, modulation.level3[index], 5, STRIDE_3, self.iou_predictor.weight[0, :half]),
-            (self.fc4_rt, modulation.level4[index], 3, STRIDE_4, self.iou_predictor.weight[0, half:]),
-        ):
+        """Fold all that is known of target ``index``, and the batch norms, into the linear layers.
+
+        Whatever the reference is, it leaves two linear layers behind a pooled map that does not depend on it.
+        """
+        targets = {3: modulation.level3[index], 4: modulation.level4[index]}  # (n,)
+        halves = self.iou_predictor.weight[0].chunk(len(self.levels))
+        levels = {}
+        for i, level in enumerate(self.levels):
+            block, bins, stride = self._pooling(level)
+            target = targets[level]
             weight, bias = block.folded()
-            weight = (
-                weight.view(len(weight), -1, bins, bins) * factors[:, None, None]
-            )  # pooling is linear: modulate after it
+            if self.reference == "concatenation":  # what the joined vector adds is the same for all boxes
+                weight, joined = weight[:, : -len(target)], weight[:, -len(target) :]
+                bias = bias + joined @ target
+            weight = weight.unflatten(1, (-1, bins, bins))  # (out, C, bins, bins)
+            if self.reference == "modulation":
+                weight = weight * target[:, None, None]  # pooling is linear: modulate after it
+            out = self.iou_predictor.weight[0] * target if self.reference == "siamese" else halves[i]
             weight = weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()  # (bins·bins, C, out)
-            levels.append(LevelWeights(weight.detach(), bias.detach(), out.detach(), bins, stride))
-        return ScoringWeights(levels[0], levels[1], self.iou_predictor.bias.detach())
+            levels[level] = LevelWeights(weight.detach(), bias.detach(), out.detach(), bins, stride)
+        return ScoringWeights(levels.get(3), levels.get(4), self.iou_predictor.bias.detach())
 
 
 @dataclass(frozen=True)
@@ -162,17 +271,17 @@ class LevelWeights:
     bias: Tensor
     """(out,)"""
     out: Tensor
-    """(out,), this level's half of the final linear layer."""
+    """(out,), this level's part of the final linear layer."""
     bins: int
     stride: int
 
 
 @dataclass(frozen=True)
 class ScoringWeights:
-    """Both levels for one target."""
+    """The levels for one target; None for one that the network does not have."""
 
-    level3: LevelWeights
-    level4: LevelWeights
+    level3: LevelWeights | None
+    level4: LevelWeights | None
     bias: Tensor
 
 
@@ -222,18 +331,55 @@ class BoxScorer:
 
     def __init__(self, weights: ScoringWeights, maps: tuple[LevelMap, LevelMap]) -> None:
         self.bias = weights.bias
-        self.levels = (_LevelScorer(weights.level3, maps[0]), _LevelScorer(weights.level4, maps[1]))
+        levels = zip((weights.level3, weights.level4), maps, strict=True)
+        self.levels = [_LevelScorer(level, level_map) for level, level_map in levels if level is not None]
 
     def score(self, boxes: Tensor) -> Tensor:
         """``boxes`` (P, 4) xywh in crop pixels -> (P,)."""
-        return self.bias + self.levels[0].forward(boxes).score + self.levels[1].forward(boxes).score
+        return sum((level.forward(boxes).score for level in self.levels), start=self.bias)
 
     def score_and_gradient(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (P,) and d score / d (x, y, w, h) of each box (P, 4)."""
         passes = [level.forward(boxes) for level in self.levels]
         by_corner = sum(level.backward(p) for level, p in zip(self.levels, passes, strict=True))  # (P, 2 ends, 2 axes)
         low, high = by_corner[:, 0], by_corner[:, 1]  # type: ignore[index]
-        return self.bias + passes[0].score + passes[1].score, torch.cat((low + high, high), dim=1)
+        return sum((p.score for p in passes), start=self.bias), torch.cat((low + high, high), dim=1)
+
+
+class AutogradScorer:
+    """Scores of boxes by any differentiable function, with their gradient by autograd; for where there is no closed form.
+
+    Works inside inference mode too, which trackers run in and whose tensors autograd refuses: of ``tensors`` it keeps copies
+    made outside of it. Example: ``AutogradScorer(lambda b, *maps: net.predict(kept, maps, b[None])[0], *maps)``; ``kept`` has
+    to be among the tensors as well if it was made in inference mode.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *tensors: Tensor) -> None:
+        """``function(boxes, *tensors)``: (P, 4) xywh in crop pixels -> (P,), each score of its own box alone.
+
+        ``tensors``: whatever it uses that may have been made in inference mode.
+        """
+        self.function = function
+        self.tensors = [ordinary(t) for t in tensors]
+
+    def score(self, boxes: Tensor) -> Tensor:
+        """``boxes`` (P, 4) xywh in crop pixels -> (P,)."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self.function(ordinary(boxes), *self.tensors)
+
+    def score_and_gradient(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (P,) and d score / d (x, y, w, h) of each box (P, 4)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            variable = ordinary(boxes).requires_grad_()
+            scores = self.function(variable, *self.tensors)  # (P,)
+            (gradient,) = torch.autograd.grad(scores.sum(), variable)
+        return scores.detach(), gradient
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """A copy without history that autograd can work with, though inference mode may have made ``x``, or is on."""
+    with torch.inference_mode(False):
+        return x.detach().clone()
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,16 @@ class Localisation:
     """Score of the chosen first peak, after preprocessing (and windowing where it applies)."""
 
 
-def hann_window(size: int) -> np.ndarray:
-    """Centred Hann window of ``size`` cells that is above 0 everywhere: 0.5 (1 - cos(2πi / (size + 1))), i = 1 … size."""
-    i = np.arange(1, size + 1)
-    return 0.5 * (1 - np.cos(2 * math.pi * i / (size + 1)))
+def hann_window(size: int, *, centred: bool = True) -> np.ndarray:
+    """Hann window of ``size`` cells that is above 0 everywhere: 0.5 (1 - cos(2πi / (size + 1))), i = 1 … size.
+
+    Not ``centred``, its peak is at cell 0 and it falls off around the ends: 0.5 (1 + cos(2πi / (size + 2))), i = 0 … size / 2.
+    """
+    if centred:
+        i = np.arange(1, size + 1)
+        return 0.5 * (1 - np.cos(2 * math.pi * i / (size + 1)))
+    i = np.arange(size)
+    return 0.5 * (1 + np.cos(2 * math.pi * np.minimum(i, size - i) / (size + 2)))
 
 
 def peak(scores: np.ndarray) -> tuple[float, tuple[int, int]]:
@@ -102,19 +108,24 @@ def localise(
     sample_pos: Sequence[float],
     previous_pos: Sequence[float],
     target_size: Sequence[float],
+    centre: tuple[float, float] | None = None,
+    window: np.ndarray | None = None,
 ) -> Localisation:
     """Apply the decision table to one preprocessed score map.
 
     ``scores``: (H', W'). ``cell``: crop pixels per score cell, Z / o (o: the map's side without an even filter's extra cell).
     ``sample_scale``: image pixels per crop pixel. ``sample_pos``: centre of the crop, ``previous_pos``: last position of the
-    target, both (row, column) in image pixels. ``target_size``: (h, w) in image pixels.
+    target, both (row, column) in image pixels. ``target_size``: (h, w) in image pixels. ``centre``: the
+    map's cell (row, column) at the crop's centre, by default its middle. ``window``: (H', W'), instead of the Hann window.
     """
     height, width = scores.shape
-    centre = (height - 1) / 2, (width - 1) / 2
+    if centre is None:
+        centre = (height - 1) / 2, (width - 1) / 2
     to_image = cell * sample_scale  # image pixels per score cell
-    window = np.outer(hann_window(height), hann_window(width)).astype(scores.dtype) if config.window else None
     first_map = scores
-    if window is not None and (not config.advanced or config.window_hard_negatives):
+    if config.window and window is None:
+        window = np.outer(hann_window(height), hann_window(width)).astype(scores.dtype)
+    if config.window and window is not None and (not config.advanced or config.window_hard_negatives):
         first_map = scores * window
     find = subcell_peak if config.subcell else peak
     m1, (row, col) = find(first_map)

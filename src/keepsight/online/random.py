@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,16 @@ class RandomSource:
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform float32 numbers in [0, 1)."""
+        return self._draw(torch.rand, shape)
+
+    def normal(self, *shape: int, deviation: float = 1.0) -> Tensor:
+        """Normal float32 numbers of mean 0."""
+        return deviation * self._draw(torch.randn, shape)
+
+    def _draw(self, kind: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         generator = torch.Generator()
         generator.set_state(self.state)
-        draw = torch.rand(shape, generator=generator)
+        draw = kind(shape, generator=generator)
         self.state = generator.get_state()
         return draw
 

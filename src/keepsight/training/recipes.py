@@ -364,6 +364,8 @@ _GMM: dict[str, Any] = {"proposals": "gmm", "proposal_number": 128, "gmm_sigmas"
 def _atom(
     name: str,
     *,
+    reference: str = "modulation",
+    levels: tuple[int, ...] = (3, 4),
     max_gap: int = 50,
     box_loss: str = "mse",
     train: tuple[WeightedSet, ...] = _sets(*_FOUR_SETS),
@@ -378,7 +380,7 @@ def _atom(
     own: dict[str, Any] = {"proposals": "sigma_list", "proposal_number": 16, **processing}
     return Recipe(
         name,
-        AtomNetConfig("resnet18"),
+        AtomNetConfig("resnet18", reference, levels),
         AtomObjective(box_loss),
         DataConfig(
             train,
@@ -543,6 +545,12 @@ _RECIPES: dict[str, Callable[[], Recipe]] = {
         "atom_prob_ml", max_gap=200, box_loss="ml", gmm_gt_sigma=(0.0, 0.0), gmm_add_mean_box=True, **_GMM
     ),
     "atom_gmm_sampl": lambda: _atom("atom_gmm_sampl", max_gap=200, **_GMM),
+    # Table 1 of the paper (Danelljan et al., CVPR 2019): `atom` with another overlap predictor
+    "atom_no_reference": lambda: _atom("atom_no_reference", reference="none"),
+    "atom_concatenation": lambda: _atom("atom_concatenation", reference="concatenation"),
+    "atom_siamese": lambda: _atom("atom_siamese", reference="siamese"),
+    "atom_block3": lambda: _atom("atom_block3", levels=(3,)),
+    "atom_block4": lambda: _atom("atom_block4", levels=(4,)),
     "dimp18": lambda: _dimp("dimp18", 26, iou_lr=1e-3, backbone_lr=None),
     "dimp50": lambda: _dimp("dimp50", 10, iou_lr=None, backbone_lr=2e-5),
     "prdimp18": lambda: _prdimp("prdimp18", 26, backbone_lr=2e-4),

@@ -1,0 +1,490 @@
+"""ATOM online; Danelljan et al., "ATOM: accurate tracking by overlap maximization" (CVPR 2019); spec/dimp-atom.md §7.11.
+
+Read top to bottom: the settings, what is remembered about a target, the first frame (joint fit of projection and filter, §3.2 of
+the paper), every later frame. The target classifier has no weights of its own: all it knows it learns online, with
+``nn/gauss_newton.py``. Boxes are refined as in DiMP (``overlap.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..boxes import Box, box_to_state
+from ..errors import InputError, nearest_names
+from ..images import (
+    AugmentationConfig,
+    CropConfig,
+    Patch,
+    apply_transforms,
+    expanded_size,
+    make_transforms,
+    sample_patch,
+    sample_scales,
+)
+from ..models.atom import STRIDE, AtomNet
+from ..nn.correlation import Samples
+from ..nn.gauss_newton import (
+    ClassifierTargets,
+    DescentConfig,
+    FilterProblem,
+    Problem,
+    SearchState,
+    SolverConfig,
+    TwoLayerProblem,
+    Variables,
+    classify,
+    gradient_descent,
+    minimise,
+    project,
+)
+from ..nn.iou_net import Modulation
+from ..nn.target_filter import gaussian_label
+from ..online.first_frame import augmented_samples
+from ..online.fourier import interpolation_matrix
+from ..online.localise import (
+    HARD_NEGATIVE,
+    NORMAL,
+    NOT_FOUND,
+    UNCERTAIN,
+    Localisation,
+    LocalisationConfig,
+    hann_window,
+    localise,
+    peak,
+)
+from ..online.memory import MemoryConfig, SampleMemory
+from ..online.random import RandomSource
+from ..online.refine import RefineConfig
+from ..online.search import View, clamp_position, initial_scale, scale_limits
+from .base import Outcome, Session, presence_from_score
+from .overlap import OverlapTarget, OverlapTracker
+
+_AUGMENTATION = AugmentationConfig(
+    rotate=(5, -5, 10, -10, 20, -20, 30, -30, 45, -45, -60, 60),
+    blur=((2, 0.2), (0.2, 2), (3, 1), (1, 3), (2, 2)),
+    dropout=(7, 0.2),
+)
+
+
+@dataclass(frozen=True)
+class AtomConfig:
+    """Settings of the family; the defaults are ATOM's (spec §7.9)."""
+
+    weights: str = "atom"
+    """Name of the weights."""
+    sample_size: int = 288
+    """Side of the square crop in pixels."""
+    search_area_scale: float = 5.0
+    """Side of the search region in target sizes (geometric mean)."""
+    scale_factors: tuple[float, ...] = (1.0,)
+    """Scales that are searched in every frame, relative to the last one."""
+    crop: CropConfig = CropConfig()
+    """How the search region becomes a crop."""
+    augmentation: AugmentationConfig = _AUGMENTATION
+    """Augmentation of the first frame: 30 samples."""
+    kernel_size: int = 4
+    """Side of the target filter in cells of stride 16."""
+    projected_channels: int = 64
+    """Channels behind the classifier's first layer."""
+    projection_init: str = "randn"
+    """Start of the first layer: ``randn``, or ``pca`` (principal directions of the first frame's features)."""
+    filter_init: str = "randn"
+    """Start of the filter: ``randn`` or ``zeros``."""
+    response_bend: float | None = 0.05
+    """α of the response's activation MLU in the residuals (detection is linear); None: no activation."""
+    filter_reg: float = 0.1
+    """Weight of the filter's regulariser."""
+    projection_reg: float = 1e-4
+    """Weight of the projection's regulariser."""
+    label_sigma_factor: float = 0.25
+    """Deviation of the Gaussian labels in target sizes (geometric mean)."""
+    init_solver: SolverConfig = SolverConfig(6, 10, "fletcher_reeves", (0.1, 1e-4))
+    """First frame: filter and projection together."""
+    update_solver: SolverConfig = SolverConfig(1, 5, "polak_ribiere")
+    """Every later update: the filter alone."""
+    hard_negative_iterations: int = 5
+    """Conjugate gradient iterations after a frame with a distractor."""
+    init_descent: DescentConfig | None = None
+    """Gradient descent in place of ``init_solver`` (ablation)."""
+    update_descent: DescentConfig | None = None
+    """Gradient descent in place of ``update_solver`` (ablation)."""
+    memory: MemoryConfig = MemoryConfig(size=250)
+    """Sample memory."""
+    train_skipping: int = 10
+    """An update is scheduled every this many frames."""
+    remember_doubtful: bool = False
+    """Remember also frames in which the target was lost or uncertain, as the paper's text has it."""
+    hard_negatives: bool = True
+    """Remember a frame with a distractor at the higher rate, and learn from it at once."""
+    localisation: LocalisationConfig = LocalisationConfig()
+    """Decision table."""
+    refine: RefineConfig | None = RefineConfig(step_control=True)
+    """Box refinement; None: no overlap predictor, the size follows ``scale_factors`` alone."""
+    classifier: bool = True
+    """False: no target classifier, boxes are only refined from where they were (ablation)."""
+    reference: bool = True
+    """False: the target's modulation is replaced by a constant of the same size ('iounet_not_use_reference', ablation)."""
+    update_scale_when_uncertain: bool = True
+    """Let the refined size change the search region's scale in ``uncertain`` frames."""
+    nyquist_double: bool = True
+    """Quirk Q10: the interpolation of the scores counts the highest frequency twice."""
+    keep_half_pixel_bias: bool = True
+    """Quirk Q2: each refinement moves the box by half a crop pixel; published settings were tuned with it."""
+    use_crop_coordinates: bool = False
+    """Use where the crop really was taken; False: quirk Q9, the position is taken for rounded and the scale for exact."""
+    scale_in_translation: bool = False
+    """Multiply the translation by the chosen scale factor; False: quirk Q11."""
+    presence_midpoint: float = 0.25
+    """Score at which ``Result.presence`` is 0.5; not a published parameter."""
+
+    def __post_init__(self) -> None:
+        if self.sample_size < 4 * STRIDE:
+            raise InputError(f"sample_size is {self.sample_size}; expected at least {4 * STRIDE} pixels")
+        if self.crop.border_mode != "replicate":
+            raise InputError(f"border_mode is {self.crop.border_mode!r}; ATOM's first frame is defined for 'replicate'")
+        if not self.scale_factors or not all(f > 0 for f in self.scale_factors):
+            raise InputError(f"scale_factors is {self.scale_factors}; expected one or more numbers above 0")
+        if self.train_skipping < 1 or self.hard_negative_iterations < 0 or self.kernel_size < 1:
+            raise InputError("train_skipping and kernel_size must be at least 1, hard_negative_iterations at least 0")
+        for name, allowed in (("projection_init", ("randn", "pca")), ("filter_init", ("randn", "zeros"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} {getattr(self, name)!r} is unknown; expected one of {allowed}")
+        if self.refine is None and not self.classifier:
+            raise InputError(
+                "without classifier and without box refinement nothing follows the target; keep one of them"
+            )
+        if self.update_solver.gauss_newton_steps > 1 and self.update_solver.forgetting is not None:
+            raise InputError("directions are forgotten at every linearisation; forgetting needs gauss_newton_steps = 1")
+
+
+def presets() -> dict[str, AtomConfig]:
+    """The published settings, the paper's own, and the ablations of its Tables 1 and 2, by name; spec §7.9, §10."""
+    atom = AtomConfig()
+    relative = replace(atom.refine, space="relative", iterations=10)  # type: ignore[type-var]
+    multiscale = replace(atom, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None)
+    return {
+        "atom": atom,
+        "atom_prob_ml": replace(atom, weights="atom_prob_ml", refine=replace(relative, step=(2e-4, 1e-3))),
+        "atom_gmm_sampl": replace(atom, weights="atom_gmm_sampl", refine=replace(relative, step=(1e-2, 5e-2))),
+        "atom_multiscale": multiscale,
+        "atom_vot": replace(
+            atom, sample_size=224, search_area_scale=4.0, memory=MemoryConfig(250, 0.0075, 0.02, 0.0),
+            localisation=LocalisationConfig(
+                target_not_found=-1.0, distractor=100.0, hard_negative=0.3, displacement_scale=0.7, window=True,
+            ),
+        ),
+        # the paper where the published code differs (spec §10): Algorithm 1 as printed, every frame remembered at the plain rate,
+        # relative box coordinates (with the steps that the code publishes for them, atom_gmm_sampl's)
+        "atom_paper": replace(
+            atom, init_solver=SolverConfig.paper(6, 10), update_solver=SolverConfig.paper(1, 5), remember_doubtful=True,
+            memory=MemoryConfig(250, 0.01, 0.02, 0.0), refine=replace(relative, iterations=5, step=(1e-2, 5e-2)),
+        ),
+        # Table 1: the overlap predictor; networks of the recipes of the same names
+        **{name: replace(atom, weights=name) for name in ABLATED_NETWORKS},
+        # Table 2: the components (multi-scale is above)
+        "atom_no_classifier": replace(atom, classifier=False),
+        "atom_gd": _by_descent(atom, 1),
+        "atom_gdpp": _by_descent(atom, 5),
+        "atom_no_hard_negatives": replace(atom, hard_negatives=False),
+    }  # fmt: skip
+
+
+ABLATED_NETWORKS = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")
+"""Networks of the paper's Table 1 that were never published; a recipe of the same name trains each."""
+
+
+def _by_descent(config: AtomConfig, factor: int) -> AtomConfig:
+    """Gradient descent with ``factor`` times as many BackProp calls as the solvers make."""
+    calls = [s.gauss_newton_steps * (1 + 2 * s.cg_iterations) for s in (config.init_solver, config.update_solver)]
+    return replace(
+        config,
+        init_descent=DescentConfig(factor * calls[0], _DESCENT_STEPS[0]),
+        update_descent=DescentConfig(factor * calls[1], _DESCENT_STEPS[1]),
+    )
+
+
+_DESCENT_STEPS = (1e-2, 1e-2)
+
+
+def preset(name: str) -> AtomConfig:
+    """One of :func:`presets`; :class:`InputError` names the nearest if there is none."""
+    known = presets()
+    if name not in known:
+        raise InputError(f"no ATOM preset {name!r}; {nearest_names(name, known)}")
+    return known[name]
+
+
+@dataclass(kw_only=True)
+class AtomTarget(OverlapTarget):
+    """Everything remembered about one target."""
+
+    projection: Tensor
+    """(C, D, 1, 1): the classifier's first layer, fixed after the first frame."""
+    filter: Tensor
+    """(1, C, k, k): its second layer."""
+    memory: SampleMemory | None
+    """Projected features and labels; None without classifier."""
+    search: SearchState
+    """What the solver keeps between updates."""
+
+
+class AtomTracker(OverlapTracker[AtomTarget]):
+    """The online loop around an :class:`AtomNet`, or another network with its methods."""
+
+    session_type = Session[AtomTarget]
+
+    def __init__(self, name: str, config: AtomConfig, net: AtomNet, device: torch.device, seed: int = 0) -> None:
+        super().__init__(name, device, seed)
+        self.config, self.net_config = config, net.config
+        self.net = net.for_inference().to(device)
+        self.dtype = next(net.parameters()).dtype
+        self.cells = net.cells(config.sample_size)  # F, side of the classifier's features
+        self.even = config.kernel_size % 2 == 0
+        # scores at every crop pixel: index m lies m - side / 2 crop pixels from the centre
+        self.side = self.cells * STRIDE
+        middle = self.cells / 2 if self.even else (self.cells - 1) / 2
+        points = middle + (torch.arange(self.side, dtype=torch.float64) - self.side / 2) / STRIDE
+        self.upsampling = interpolation_matrix(self.cells, points, config.nyquist_double).to(device, self.dtype)
+        self.window: np.ndarray | None = None
+        if config.localisation.window:
+            line = np.roll(hann_window(self.side, centred=False), self.side // 2)
+            self.window = np.outer(line, line)
+
+    # --- first frame -------------------------------------------------------------------------------------------------
+
+    def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[AtomTarget]:
+        return [self._learn(frame, box, self._random_source(i)) for i, box in enumerate(boxes)]
+
+    def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> AtomTarget:
+        cfg, side = self.config, self.config.sample_size
+        pos, size = box_to_state(box)
+        scale = initial_scale(size, cfg.search_area_scale, side)
+        expanded = expanded_size((side, side), cfg.augmentation.expansion_factor)
+        patch = sample_patch(
+            frame, pos, [scale * e for e in expanded], expanded, cfg.crop, device=self.device, dtype=self.dtype
+        )
+        view = self._view(pos, scale, patch, scale)
+        transforms = make_transforms(cfg.augmentation, (side, side), random.uniform)
+        features = self._in_batches(self.net.features, apply_transforms(patch.pixels, transforms, (side, side)))
+        first = torch.tensor(view.to_crop(pos, size), dtype=self.dtype, device=self.device)
+        base_size = size[0] / scale, size[1] / scale
+
+        projection = filters = torch.zeros(0, dtype=self.dtype, device=self.device)
+        memory = None
+        if cfg.classifier:
+            maps = self.net.classifier_maps(features)  # (T, D, F, F)
+            maps, _, shifts = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
+            samples = Samples.from_maps(maps)
+            labels = self._labels(pos, view, base_size, shifts)  # (I, F, F)
+            projection, filters = self._first_fit(samples, labels, random)
+            projected = replace(samples, cells=project(samples.cells, projection))
+            memory = SampleMemory.start(cfg.memory, projected, labels[:, None])
+        modulation = self._reference(features, first)
+        return AtomTarget(
+            pos=pos, size=size, base_size=base_size, scale=scale, frame=1, refined_pos=pos, projection=projection,
+            filter=filters, memory=memory, search=SearchState(), modulation3=modulation.level3,
+            modulation4=modulation.level4, random=random,
+        )  # fmt: skip
+
+    def _first_fit(self, samples: Samples, labels: Tensor, random: RandomSource) -> tuple[Tensor, Tensor]:
+        """Projection (C, D, 1, 1) and filter (1, C, k, k) fitted together to the augmented first frame."""
+        cfg = self.config
+        channels, kernel = samples.cells.shape[-1], cfg.kernel_size
+        if cfg.projection_init == "pca":
+            projection = principal_directions(samples.cells.flatten(0, 2), cfg.projected_channels)
+        else:
+            projection = random.normal(cfg.projected_channels, channels, 1, 1, deviation=1 / math.sqrt(channels))
+        filters = torch.zeros(1, cfg.projected_channels, kernel, kernel)
+        if cfg.filter_init == "randn":
+            filters = random.normal(*filters.shape, deviation=1 / filters.numel())
+        start = filters.to(labels), projection.to(labels)
+        even = labels.new_full((len(labels),), 1 / len(labels))
+        targets = ClassifierTargets(labels, even, cfg.response_bend)
+        problem = TwoLayerProblem(samples, targets, (cfg.filter_reg, cfg.projection_reg))
+        filters, projection = self._solve(problem, start, cfg.init_solver, cfg.init_descent)
+        return projection, filters
+
+    @staticmethod
+    def _solve(
+        problem: Problem,
+        start: Variables,
+        solver: SolverConfig,
+        descent: DescentConfig | None,
+        state: SearchState | None = None,
+    ) -> Variables:
+        if descent is not None:
+            return gradient_descent(problem, start, descent).variables
+        return minimise(problem, start, solver, state).variables
+
+    def _reference(self, features: Any, box: Tensor) -> Modulation:
+        """From the identity sample alone."""
+        if self.config.refine is None:
+            nothing = box.new_zeros(1, 0)
+            return Modulation(nothing, nothing)
+        modulation: Modulation = self.net.box_reference(features[slice(0, 1)], box[None])
+        if self.config.reference:
+            return modulation
+        level3, level4 = (
+            torch.full_like(m, float(m.norm()) / m.numel()) for m in (modulation.level3, modulation.level4)
+        )
+        return Modulation(level3, level4)
+
+    def _view(self, pos: tuple[float, float], scale: float, patch: Patch, patch_scale: float) -> View:
+        """Of the crop asked for at ``pos``; ``patch_scale``: of the expanded crop, if that is another one."""
+        if self.config.use_crop_coordinates:
+            return View(patch.position, patch.scale * scale / patch_scale, self.config.sample_size)
+        return View((float(round(pos[0])), float(round(pos[1]))), scale, self.config.sample_size)
+
+    def _labels(
+        self, pos: tuple[float, float], view: View, base_size: tuple[float, float], shifts: list[tuple[int, int]]
+    ) -> Tensor:
+        """Gaussians (I, F, F) around ``pos`` as seen in ``view``, moved by crop-pixel ``shifts`` (row, column)."""
+        sigma = self.config.label_sigma_factor * math.sqrt(base_size[0] * base_size[1]) / STRIDE
+        middle = self.cells / 2 if self.even else (self.cells - 1) / 2
+        centre = [middle + (p - v) / (view.scale * STRIDE) for p, v in zip(pos, view.pos, strict=True)]
+        moved = torch.tensor(shifts, dtype=self.dtype, device=self.device) / STRIDE  # (I, 2)
+        centres = moved + torch.tensor(centre, dtype=self.dtype, device=self.device)
+        return gaussian_label(centres, (self.cells, self.cells), sigma)
+
+    # --- every later frame -------------------------------------------------------------------------------------------
+
+    def _advance(self, frame: np.ndarray, targets: list[AtomTarget]) -> list[Outcome]:
+        cfg, side = self.config, self.config.sample_size
+        views, crops = [], []
+        for target in targets:
+            target.frame += 1
+            scales = [target.scale * factor for factor in cfg.scale_factors]
+            pixels, patches = sample_scales(
+                frame, target.pos, scales, (side, side), cfg.crop, device=self.device, dtype=self.dtype
+            )
+            crops.append(pixels)
+            views.append([self._view(target.pos, s, p, s) for s, p in zip(scales, patches, strict=True)])
+        features = self._in_batches(self.net.features, torch.cat(crops))  # rows: targets × scales, in one pass
+        projected, raw = self._classify(features, targets)
+        outcomes, count = [], len(cfg.scale_factors)
+        for i, target in enumerate(targets):
+            where, chosen = self._localise(target, views[i], None if raw is None else raw[i])
+            row = i * count + chosen
+            cells = None if projected is None else projected[i, chosen]  # (H·W, C)
+            seen = features[slice(row, row + 1)]
+            outcomes.append(self._follow(target, views[i][chosen], where, chosen, cells, seen, frame.shape[:2]))
+        if raw is not None:
+            self._observe(raw, outcomes)
+        return outcomes
+
+    def _classify(self, features: Any, targets: list[AtomTarget]) -> tuple[Tensor | None, Tensor | None]:
+        """Projected features (T, S, H·W, C) and scores (T, S, F, F) of T targets in S scales."""
+        if not self.config.classifier:
+            return None, None
+        maps = self.net.classifier_maps(features).unflatten(0, (len(targets), -1))  # (T, S, D, F, F)
+        samples = Samples.from_maps(maps.transpose(0, 1))  # (T, S, H·W, D)
+        projections = torch.stack([t.projection.flatten(1) for t in targets])[:, None]  # (T, 1, C, D)
+        projected = replace(samples, cells=samples.cells @ projections.transpose(2, 3))
+        return projected.cells, classify(projected, torch.cat([t.filter for t in targets]))
+
+    def _localise(self, target: AtomTarget, views: list[View], raw: Tensor | None) -> tuple[Localisation, int]:
+        """Where the scores ``raw`` (S, F, F) put the target, and in which of the scales."""
+        table, factors = self.config.localisation, self.config.scale_factors
+        if raw is None:
+            return Localisation((0.0, 0.0), NORMAL, 0.0), factors.index(min(factors, key=lambda f: abs(f - 1)))
+        scores = (self.upsampling @ raw @ self.upsampling.T).cpu().numpy()  # (S, side, side), at crop pixels
+        first = scores
+        if self.window is not None:
+            first = scores * self.window.astype(scores.dtype)
+            if not (table.advanced and table.window_hard_negatives):  # windowed for good, then the table as it is
+                scores, table = first, replace(table, window=False)
+        chosen = int(np.argmax([peak(s)[0] for s in first]))
+        view, factor = views[chosen], factors[chosen]
+        exact = self.config.scale_in_translation or not table.advanced
+        where = localise(
+            scores[chosen], table, cell=1.0, sample_scale=view.scale if exact else view.scale / factor, sample_pos=view.pos,
+            previous_pos=view.pos, target_size=target.size, centre=(self.side / 2, self.side / 2), window=self.window,
+        )  # fmt: skip
+        return where, chosen
+
+    def _follow(
+        self,
+        target: AtomTarget,
+        view: View,
+        where: Localisation,
+        chosen: int,
+        cells: Tensor | None,
+        features: Any,
+        frame_size: tuple[int, int],
+    ) -> Outcome:
+        """Move one target to where its scores say, refine its box, and learn from its projected ``cells`` (H·W, C)."""
+        cfg, score = self.config, where.max_score
+        if where.flag != NOT_FOUND:
+            moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
+            target.pos = clamp_position(moved, target.size, frame_size)
+            if cfg.refine is not None:
+                values = self._refine(target, view, where.flag, features)
+                score = score if cfg.classifier else float(values.max())
+            else:
+                low, high = scale_limits(target.base_size, frame_size)
+                target.scale = max(min(target.scale * cfg.scale_factors[chosen], high), low)
+                target.size = target.base_size[0] * target.scale, target.base_size[1] * target.scale
+                target.refined_pos = target.pos
+        updated, reason = self._update(target, view, cells, where.flag)
+        if where.flag != NOT_FOUND and target.refined_pos is not None:
+            target.pos = target.refined_pos  # quirk Q7: of an earlier frame if all refined boxes were rejected
+        return Outcome(
+            target.pos,
+            target.size,
+            score,
+            presence_from_score(score, cfg.presence_midpoint),
+            where.flag,
+            updated,
+            reason,
+        )
+
+    def _observe(self, raw_scores: Tensor, outcomes: list[Outcome]) -> None:
+        """Hook for tests and analysis: raw score maps (T, S, F, F) and outcomes of the frame just tracked."""
+
+    def _update(self, target: AtomTarget, view: View, cells: Tensor | None, flag: str) -> tuple[bool, str]:
+        """Remember the frame if it surely shows the target; improve the filter when due, whatever the frame shows."""
+        cfg, memory = self.config, target.memory
+        if memory is None or cells is None:
+            return False, "no classifier"
+        hard = flag == HARD_NEGATIVE and cfg.hard_negatives
+        doubtful = flag in (NOT_FOUND, UNCERTAIN)
+        if cfg.remember_doubtful or not doubtful:
+            label = self._labels(target.pos, view, target.base_size, [(0, 0)])
+            memory.insert(cells, label, hard_negative=hard)
+        if hard:
+            iterations, reason = cfg.hard_negative_iterations, "hard negative"
+        elif (target.frame - 1) % cfg.train_skipping == 0:
+            iterations, reason = cfg.update_solver.cg_iterations, "scheduled"
+        elif doubtful:
+            return False, "target lost" if flag == NOT_FOUND else "location uncertain"
+        else:
+            return False, "not due"
+        if iterations == 0:
+            return False, f"{reason}, no iterations configured"
+        samples, labels, weights = memory.filled()
+        problem = FilterProblem(
+            samples, ClassifierTargets(labels[:, 0], weights[:, 0], cfg.response_bend), cfg.filter_reg
+        )
+        solver = replace(cfg.update_solver, cg_iterations=iterations)
+        (target.filter,) = self._solve(problem, (target.filter,), solver, cfg.update_descent, target.search)
+        return True, reason
+
+    def _identity(self) -> dict[str, Any]:
+        settings = [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)]
+        return {"tracker": self.name, "dtype": str(self.dtype), "settings": settings}
+
+
+def principal_directions(vectors: Tensor, count: int) -> Tensor:
+    """The ``count`` directions in which ``vectors`` (N, D) vary most, as a projection (count, D, 1, 1)."""
+    if count > vectors.shape[1]:
+        raise InputError(f"features of {vectors.shape[1]} channels have no {count} principal directions")
+    centred = vectors - vectors.mean(dim=0)
+    _, _, rows = torch.linalg.svd(centred.T @ centred)
+    return rows[:count, :, None, None].contiguous()
