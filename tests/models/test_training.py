@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from keepsight.errors import InputError
-from keepsight.models.atom import AtomNet, AtomNetConfig
+from keepsight.errors import InputError, WeightsError
+from keepsight.models.atom import AtomNet, AtomNetConfig, atom_config_from_constructor
 from keepsight.models.dimp import DiMPNet, network_config
 
 KINDS = ("dimp18", "dimp50", "prdimp18", "super_dimp_simple")
+ATOM = {
+    "atom": {}, "none": {"reference": "none"}, "concatenation": {"reference": "concatenation"},
+    "siamese": {"reference": "siamese"}, "block3": {"levels": (3,)}, "block4": {"levels": (4,)},
+}  # fmt: skip
+"""ATOM's network and the others of its paper's Table 1."""
 
 
 def small(name: str, **changes) -> DiMPNet:
@@ -107,15 +112,15 @@ class _Fit(torch.nn.Module):
         return self.net.filter_scores(train, test, boxes, label, 3)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "atom"])
+@pytest.mark.parametrize("kind", [*KINDS, *ATOM])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_gradient_of_the_whole_network(kind, training):
     """Along a random direction of all parameters at once, against a central difference."""
     torch.manual_seed(0)
-    net = AtomNet(AtomNetConfig("resnet18-narrow")).double() if kind == "atom" else small(kind)
+    net = AtomNet(AtomNetConfig("resnet18-narrow", **ATOM[kind])).double() if kind in ATOM else small(kind)
     net.train(training)
     given = inputs(sequences=3)
-    if kind == "atom":
+    if kind in ATOM:
         given.pop("train_label")
     with torch.no_grad():  # PrDiMP's initialiser starts from zeros
         for p in net.parameters():
@@ -125,7 +130,8 @@ def test_gradient_of_the_whole_network(kind, training):
         out = net(**given)
         return out.boxes.square().mean() + sum(s.tanh().mean() for s in out.scores)
 
-    used = [p for n, p in net.named_parameters() if "layer4" not in n and "extractor.fc" not in n]
+    unused = ["layer4", "extractor.fc", *(["extractor.layer3"] if kind == "block3" else [])]
+    used = [p for n, p in net.named_parameters() if not any(part in n for part in unused)]
     gradients = torch.autograd.grad(value(), used)
     direction = [torch.randn_like(p) * p.abs().mean() for p in used]
     slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
@@ -164,6 +170,47 @@ def test_atom_has_the_published_names(golden, name, backbone):
     assert list(net.state_dict()) == list(want)
 
 
-def test_unknown_backbone():
-    with pytest.raises(InputError, match="resnet50"):
-        AtomNetConfig("resnet500")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "resnet500"}, "resnet50"),
+        ({"reference": "concatenate"}, "concatenation"),
+        ({"levels": (3, 5)}, r"\(3, 4\)"),
+        ({"levels": 3}, "unknown"),
+    ],
+)
+def test_unknown_settings_of_atom(settings, words):
+    with pytest.raises(InputError, match=words):
+        AtomNetConfig(**settings)
+
+
+def test_atoms_settings_come_back_from_json():
+    config = AtomNetConfig(reference="siamese", levels=(4,))
+    assert AtomNetConfig(**json.loads(json.dumps(asdict(config)))) == config
+    assert hash(AtomNetConfig(levels=[3])) == hash(AtomNetConfig(levels=(3,)))
+
+
+@pytest.mark.parametrize(
+    ("fun_name", "keywords", "backbone"),
+    [
+        ("atom_resnet18", {"backbone_pretrained": True}, "resnet18"),
+        ("atom_resnet18", {"iou_input_dim": (256, 256), "iou_inter_dim": [256, 256]}, "resnet18"),
+        ("atom_resnet50", {}, "resnet50"),
+    ],
+)
+def test_atoms_constructors(fun_name, keywords, backbone):
+    assert atom_config_from_constructor(fun_name, keywords) == AtomNetConfig(backbone)
+
+
+@pytest.mark.parametrize(
+    ("fun_name", "keywords", "words"),
+    [
+        ("dimpnet18", {}, "atom_resnet18"),
+        ("atom_resnet18", {"filter_size": 4}, "filter_size"),
+        ("atom_resnet18", {"iou_inter_dim": (256, 128)}, r"iou_inter_dim=\(256, 128\)"),
+        ("atom_resnet50", {"iou_input_dim": 256}, "iou_input_dim=256"),
+    ],
+)
+def test_refused_constructors_of_atom(fun_name, keywords, words):
+    with pytest.raises(WeightsError, match=words):
+        atom_config_from_constructor(fun_name, keywords)

@@ -12,7 +12,7 @@ import torch
 
 import keepsight as ks
 from keepsight.models.dimp import DiMPNet, network_config
-from keepsight.trackers.registry import dimp_header, load, tracker_of_weights
+from keepsight.trackers.registry import load, published_header, tracker_of_weights
 from keepsight.weights import convert, load_weights, save_weights
 from keepsight.weights.store import WeightsHeader
 
@@ -62,7 +62,7 @@ def test_a_published_file_loads_and_converts(tmp_path, empty_weights_folder, zip
     direct = load("prdimp18", weights=path, device="cpu")
     assert direct.net_config.gauss_sigma == 0.77  # lives in the constructor only
     out = empty_weights_folder / "prdimp18.safetensors"
-    header = convert(path, out, validate=dimp_header(None))
+    header = convert(path, out, validate=published_header(None))
     assert (header.preset, header.config["gauss_sigma"], header.source_file) == ("prdimp18", 0.77, path.name)
     assert set(load_weights(out).tensors) == set(net.state_dict())
     found = load("prdimp18", device="cpu")  # now the name finds it

@@ -25,7 +25,7 @@ from keepsight.training.loop import train
 from keepsight.training.recipes import Recipe, find_recipe, override, recipe_names
 
 GROUPS = 16
-STEPS = {"dimp_lite": 30, "atom": 30, "atom_paper": 30, "atom_gmm_sampl": 30}
+STEPS = {"dimp_lite": 30, "atom": 30, "atom_paper": 30, "atom_gmm_sampl": 30, "atom_block4": 30}
 """Steps of four groups; of the others 12. The overlap regression gets worse before it gets better."""
 GENTLE = ("dimp18", "dimp50", "superdimp", "superdimp_simple")
 """With the hinge loss the debug variants' threefold rates are made for their 60 steps; here the published ones fall steadily."""

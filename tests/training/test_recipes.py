@@ -31,8 +31,13 @@ from keepsight.weights.store import WeightsHeader, save_weights
 
 COLUMNS = {"super_dimp": "superdimp", "super_dimp_simple": "superdimp_simple"}
 LEFT = "←"
-PUBLISHED = tuple(name for name in recipe_names() if name != "dimp_lite")
-"""Those of the table; dimp_lite is the library's own."""
+ABLATIONS = {
+    "atom_no_reference": {"reference": "none"}, "atom_concatenation": {"reference": "concatenation"},
+    "atom_siamese": {"reference": "siamese"}, "atom_block3": {"levels": (3,)}, "atom_block4": {"levels": (4,)},
+}  # fmt: skip
+"""Table 1 of ATOM's paper, by what of the network differs."""
+PUBLISHED = tuple(name for name in recipe_names() if name not in ("dimp_lite", *ABLATIONS))
+"""Those of the specification's table; dimp_lite is the library's own."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,16 @@ def cell(request, table):
 
 def test_names(table):
     assert sorted(table) == sorted(PUBLISHED)
-    assert set(recipe_names()) - set(PUBLISHED) == {"dimp_lite"}
+    assert set(recipe_names()) - set(PUBLISHED) == {"dimp_lite", *ABLATIONS}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_differ_from_atom_in_the_network_alone(name):
+    recipe, atom = find_recipe(name), find_recipe("atom")
+    assert recipe.network == AtomNetConfig("resnet18", **ABLATIONS[name]) != atom.network
+    assert replace(recipe, name="atom", network=atom.network) == atom
+    small = find_recipe(f"{name}-debug")
+    assert small.network == AtomNetConfig("resnet18-narrow", **ABLATIONS[name])
 
 
 def test_network_of_the_table(cell):
@@ -227,7 +241,7 @@ def _skeleton(recipe: Recipe) -> torch.nn.Module:
 # --- what is trained -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *ABLATIONS])
 def test_trained_and_still_parts(name):
     recipe = find_recipe(name)
     net = _skeleton(recipe)
@@ -422,6 +436,13 @@ def test_a_rate_without_effect_is_refused():
         override(find_recipe("dimp50"), ["optim.lr=none"])
 
 
+def test_atoms_network_can_be_exchanged():
+    recipe = override(find_recipe("atom"), ["network.reference=siamese", "network.levels=3"])
+    assert recipe.network == AtomNetConfig("resnet18", "siamese", (3,))
+    with pytest.raises(InputError, match=r"network.*\(3, 4\)"):
+        override(recipe, ["network.levels=4,3"])
+
+
 def test_an_objective_can_be_exchanged():
     recipe = override(find_recipe("dimp18"), ['objective={"class": "PrDiMPObjective", "box_weight": 1}'])
     assert recipe.objective == PrDiMPObjective(box_weight=1.0)
@@ -494,7 +515,8 @@ def test_weights_that_dimp_lite_starts_from(tmp_path):
 @pytest.mark.parametrize(
     ("name", "family", "preset"),
     [("dimp_lite", "lite", "dimp-lite"), ("dimp_lite-debug", "lite", "dimp-lite"), ("superdimp", "dimp", "super_dimp"),
-     ("prdimp18-debug", "dimp", "prdimp18"), ("atom_paper", "atom", "atom_paper")],
+     ("prdimp18-debug", "dimp", "prdimp18"), ("atom_paper", "atom", "atom_paper"),
+     ("atom_block3", "atom", "atom_block3"), ("atom_siamese-debug", "atom", "atom_siamese")],
 )  # fmt: skip
 def test_header_of_the_weights_file(name, family, preset):
     recipe = find_recipe(name)

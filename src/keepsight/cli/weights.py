@@ -54,9 +54,9 @@ def info(file: str) -> int:
 
 
 def convert_one(command: WeightsConvert) -> int:
-    from ..trackers.registry import dimp_header
+    from ..trackers.registry import published_header
     from ..weights import convert
 
-    header = convert(command.file, command.out, validate=dimp_header(command.name), name=command.name)
+    header = convert(command.file, command.out, validate=published_header(command.name), name=command.name)
     say(f"wrote {command.out}: {header.preset}, from {header.source_file} (SHA-256 {header.source_sha256})")
     return 0

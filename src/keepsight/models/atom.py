@@ -15,11 +15,15 @@ from torch import Tensor
 
 from ..errors import InputError, WeightsError, nearest_names
 from ..images import normalise
-from ..nn.iou_net import IoUNet, check_kind
+from ..nn.box_net import TargetView
+from ..nn.iou_net import AutogradScorer, IoUNet, Modulation, check_kind
 from ..nn.resnet import BACKBONES, build_backbone
+from .lite import LiteFeatures, LiteNet
 from .overlap import BackboneFeatures, OverlapNet, TrainingOutput
 
 STRIDE = 16  # of the classifier's features (backbone layer3)
+ABLATED_NETWORKS = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")
+"""Networks of the paper's Table 1 that were never published; a recipe of the same name trains each."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,24 @@ class AtomNetConfig:
         check_kind(self.reference, self.levels)
         if self.backbone not in BACKBONES:
             raise InputError(f"backbone {self.backbone!r} is unknown; {nearest_names(self.backbone, BACKBONES)}")
+
+
+def atom_network(name: str) -> AtomNetConfig:
+    """Configuration of a network by its weights' name: ``atom`` and its published variants, or one of the paper's Table 1.
+
+    Raises :class:`InputError` for an unknown name.
+    """
+    configs = {
+        **{published: AtomNetConfig() for published in ("atom", "atom_prob_ml", "atom_gmm_sampl", "atom_paper")},
+        "atom_no_reference": AtomNetConfig(reference="none"),
+        "atom_concatenation": AtomNetConfig(reference="concatenation"),
+        "atom_siamese": AtomNetConfig(reference="siamese"),
+        "atom_block3": AtomNetConfig(levels=(3,)),
+        "atom_block4": AtomNetConfig(levels=(4,)),
+    }
+    if name not in configs:
+        raise InputError(f"no network {name!r}; {nearest_names(name, configs)}")
+    return configs[name]
 
 
 _CONSTRUCTORS = {"atom_resnet18": "resnet18", "atom_resnet50": "resnet50"}
@@ -108,6 +130,47 @@ class AtomNet(OverlapNet):
         first = train[: train_images.shape[1]]
         scores = self.bb_regressor((first.layer2, first.layer3), train_boxes[0], (test.layer2, test.layer3), proposals)
         return TrainingOutput((), scores)
+
+
+class AtomLiteNet(LiteNet):
+    """The default tracker's network under ATOM's online loop: EfficientNet-Lite0 features in place of ResNet-18's.
+
+    The classifier is learnt online from the backbone's features, as with a ResNet; the box estimator is the default tracker's,
+    whose score is a log-density in place of an overlap.
+    """
+
+    @staticmethod
+    def cells(side: int) -> int:
+        """Side of the classifier's features for crops of ``side`` pixels, 16 n + 1."""
+        if side % STRIDE != 1:
+            raise InputError(f"sample_size is {side}; expected a multiple of {STRIDE} and one more for this network")
+        return side // STRIDE + 1
+
+    def features(self, crops: Tensor) -> LiteFeatures:
+        """RGB crops (B, 3, Z, Z) in 0..255 -> backbone features."""
+        return self.extract(crops)
+
+    def classifier_maps(self, features: LiteFeatures) -> Tensor:
+        """What the online classifier sees, (B, D, F, F), scaled to a mean square of 1 per crop."""
+        return unit_power(self.taps(features))
+
+    def box_reference(self, features: LiteFeatures, boxes: Tensor) -> Modulation:
+        """What to keep of the targets in ``boxes`` (B, 4), xywh in crop pixels, one in each of B crops."""
+        view = self.box_net.view(features.fine, features.coarse, boxes)
+        return Modulation(view.weight, view.bias)
+
+    def prepare_boxes(self, reference: Modulation) -> Modulation:
+        """Nothing to prepare: the view is folded into the estimator's first layer already."""
+        return reference
+
+    def box_scorer(self, prepared: Modulation, features: LiteFeatures) -> AutogradScorer:
+        """Scores boxes, xywh in crop pixels, of one crop for the target of :meth:`box_reference`."""
+
+        def score(boxes: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return self.box_net.scores(maps, TargetView(weight, bias), boxes[None])[0]
+
+        maps = self.box_net.maps(features.fine, features.coarse)
+        return AutogradScorer(score, maps, prepared.level3, prepared.level4)
 
 
 def unit_power(maps: Tensor) -> Tensor:

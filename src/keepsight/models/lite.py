@@ -69,6 +69,11 @@ class LiteFeatures:
     def __getitem__(self, rows: slice | list[int]) -> LiteFeatures:
         return LiteFeatures(self.fine[rows], self.coarse[rows])
 
+    @staticmethod
+    def cat(parts: list[LiteFeatures]) -> LiteFeatures:
+        """Of several batches, one after the other."""
+        return LiteFeatures(torch.cat([p.fine for p in parts]), torch.cat([p.coarse for p in parts]))
+
 
 class LiteNet(nn.Module):
     """Backbone, the target filter's features and its optimiser, and the box estimator."""

@@ -136,11 +136,12 @@ def minimise(
     ``state``: kept between calls by whoever uses ``config.forgetting``; changed in place. ``observe``: for experiments;
     a linearisation counts one BackProp call, an iteration two.
 
-    Zero steps or iterations return ``start``. A problem without curvature along the direction (singular and exhausted, e.g.
-    all sample weights 0 and no regulariser) returns the last point, with ``stopped`` = ``singular``; a singular but consistent
-    one is solved, within the span of its gradients. Raises :class:`InputError` if residuals or products are not finite.
+    Zero steps or iterations return ``start``. A singular problem is solved within the span of its gradients (with all sample
+    weights 0 and no regulariser there is nothing to solve: ``start``). Where rounding leaves no curvature along the direction,
+    the last point is returned, with ``stopped`` = ``singular``. Raises :class:`InputError` if residuals or products are not
+    finite, or without variables.
     """
-    _check_count(start, config)
+    _check_start(start, config.preconditioner)
     if observe is not None:
         observe(0, start)
     variables, losses, norms, stopped, calls = start, [], [], "iterations", 0
@@ -179,6 +180,7 @@ def conjugate_gradients(
     direction, previous = tuple(state.direction), tuple(state.previous)
     rho_before = state.rho / (config.forgetting or 1.0)
     norms, first_rho, stopped = [_norm(residual)], 0.0, "iterations"
+    limits = torch.finfo(residual[0].dtype)
     for i in range(config.cg_iterations):
         z = tuple(r / s for r, s in zip(residual, scales, strict=True))
         rho = _finite(_dot(residual, z), "the gradient", i)
@@ -190,13 +192,16 @@ def conjugate_gradients(
             direction = z
         else:
             gain = rho if config.direction == "fletcher_reeves" else rho - float(_dot(previous, z))
-            direction = _add(z, direction, max(gain / rho_before, 0.0))
+            beta = max(gain / rho_before, 0.0)
+            # z would vanish in rounding beside a direction that is kept from a call that had converged: start afresh
+            direction = z if beta * limits.eps > 1 else _add(z, direction, beta)
         product = linear.product(direction)
         curvature = _finite(_dot(direction, product), "the curvature", i)
-        if curvature <= 0:
+        length = rho if config.standard_alpha else float(_dot(direction, residual))
+        if curvature <= 0 or abs(length) > curvature * limits.max:  # no step, or one beyond finite numbers
             stopped = "singular"
             break
-        alpha = (rho if config.standard_alpha else float(_dot(direction, residual))) / curvature
+        alpha = length / curvature
         change, previous = _add(change, direction, alpha), residual
         residual, rho_before = _add(residual, product, -alpha), rho
         norms.append(_norm(residual))
@@ -229,6 +234,7 @@ def gradient_descent(
     problem: Problem, start: Variables, config: DescentConfig, observe: Observer | None = None
 ) -> Solution:
     """w ← w - η·d, d ← ∇‖r‖² + μ·d. Raises :class:`InputError` when it diverges beyond finite numbers."""
+    _check_start(start, None)
     variables, losses = start, []
     velocity = _scaled(start, 0)
     if observe is not None:
@@ -240,6 +246,7 @@ def gradient_descent(
         variables = _add(variables, velocity, -config.step_length)
         if observe is not None:
             observe(step + 1, variables)
+    _finite(sum(v.abs().max() for v in variables if v.numel()), "the largest variable", config.steps - 1)
     return Solution(variables, losses, [], "iterations")
 
 
@@ -268,11 +275,14 @@ def _finite(value: Tensor, what: str, step: int) -> float:
     return number
 
 
-def _check_count(start: Variables, config: SolverConfig) -> None:
-    if not start or (config.preconditioner is not None and len(config.preconditioner) != len(start)):
+def _check_start(start: Variables, preconditioner: tuple[float, ...] | None) -> None:
+    if not start:
+        raise InputError("there are no variables; expected a tuple of at least one tensor")
+    if not all(v.is_floating_point() for v in start):
+        raise InputError(f"variables are {[str(v.dtype) for v in start]}; expected floating point numbers")
+    if preconditioner is not None and len(preconditioner) != len(start):
         raise InputError(
-            f"{len(start)} variables and a preconditioner for {len(config.preconditioner or ())}; expected equally many, "
-            "and at least one"
+            f"{len(start)} variables and a preconditioner for {len(preconditioner)}; expected equally many"
         )
 
 
@@ -283,7 +293,10 @@ class AutogradProblem:
     """Products by reverse passes only: h(u) = Jᵀu is linear in u, so its own backward pass along p gives Jp."""
 
     def __init__(self, residual: Callable[..., Tensor | Sequence[Tensor]]) -> None:
-        """``residual(*variables)``: one tensor or several, of any shapes, made by differentiable operations."""
+        """``residual(*variables)``: one tensor or several, of any shapes, made by differentiable operations.
+
+        It is called outside of inference mode; tensors that it brings along must have been made outside of it, too.
+        """
         self.residual = residual
 
     def linearise(self, variables: Variables) -> Linearised:
@@ -297,6 +310,8 @@ class _AutogradLinearised:
             self.variables = tuple(v.clone().detach().requires_grad_() for v in variables)
             found = residual(*self.variables)
             parts = (found,) if isinstance(found, Tensor) else tuple(found)
+            if not parts:
+                raise InputError("the residual function returned no tensors; expected at least one")
             self.residual = torch.cat([part.flatten() for part in parts])  # (all residuals,)
             if not self.residual.requires_grad:
                 raise InputError("the residual does not depend on its variables in a way that autograd can follow")

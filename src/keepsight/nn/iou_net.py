@@ -174,14 +174,12 @@ class IoUNet(nn.Module):
 
     def test_branch(self, layer2: Tensor, layer3: Tensor) -> tuple[LevelMap, LevelMap]:
         """The test branch of one image (1, C2, H, W), (1, C3, H/2, W/2), to be computed only around the boxes asked for."""
-        return (
-            LevelMap(layer2, nn.Sequential(self.conv3_1t, self.conv3_2t))
-            if 3 in self.levels
-            else LevelMap(layer2[:, :0]),
-            LevelMap(layer3, nn.Sequential(self.conv4_1t, self.conv4_2t))
-            if 4 in self.levels
-            else LevelMap(layer3[:, :0]),
-        )
+        map3, map4 = LevelMap(layer2[:, :0]), LevelMap(layer3[:, :0])  # of levels that the network does not have
+        if 3 in self.levels:
+            map3 = LevelMap(layer2, nn.Sequential(self.conv3_1t, self.conv3_2t))
+        if 4 in self.levels:
+            map4 = LevelMap(layer3, nn.Sequential(self.conv4_1t, self.conv4_2t))
+        return map3, map4
 
     def predict(self, modulation: Modulation, test_features: tuple[Tensor, Tensor], boxes: Tensor) -> Tensor:
         """Scores (B, P) of ``boxes`` (B, P, 4) xywh in crop pixels; differentiable in everything."""
@@ -229,14 +227,6 @@ class IoUNet(nn.Module):
             maps = at_least_float32(maps[0]), at_least_float32(maps[1])
             scores = self.predict(repeated, maps, proposals.flatten(0, 1).to(maps[0].dtype))  # (I·S, P)
         return scores.unflatten(0, (frames, -1))
-
-    def prepare(self, modulation: Modulation, index: int = 0) -> ScoringWeights:
-        """What :meth:`scorer` needs of target ``index``: once per target, not per frame."""
-        return self.scoring_weights(modulation, index)
-
-    def scorer(self, prepared: ScoringWeights, layer2: Tensor, layer3: Tensor) -> BoxScorer:
-        """Scores and gradients of boxes in one frame, ``layer2`` (1, C2, H, W) and ``layer3`` (1, C3, H/2, W/2)."""
-        return BoxScorer(prepared, self.test_branch(layer2, layer3))
 
     def scoring_weights(self, modulation: Modulation, index: int = 0) -> ScoringWeights:
         """Fold all that is known of target ``index``, and the batch norms, into the linear layers.

@@ -28,7 +28,7 @@ from ..images import (
     sample_patch,
     sample_scales,
 )
-from ..models.atom import STRIDE, AtomNet
+from ..models.atom import ABLATED_NETWORKS, STRIDE, AtomNet
 from ..nn.correlation import Samples
 from ..nn.gauss_newton import (
     ClassifierTargets,
@@ -167,7 +167,7 @@ class AtomConfig:
 def presets() -> dict[str, AtomConfig]:
     """The published settings, the paper's own, and the ablations of its Tables 1 and 2, by name; spec §7.9, §10."""
     atom = AtomConfig()
-    relative = replace(atom.refine, space="relative", iterations=10)  # type: ignore[type-var]
+    relative = RefineConfig(space="relative", iterations=10, step_control=True)
     multiscale = replace(atom, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None)
     return {
         "atom": atom,
@@ -196,8 +196,19 @@ def presets() -> dict[str, AtomConfig]:
     }  # fmt: skip
 
 
-ABLATED_NETWORKS = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")
-"""Networks of the paper's Table 1 that were never published; a recipe of the same name trains each."""
+def lite_presets() -> dict[str, AtomConfig]:
+    """The same loop on the default tracker's network (EfficientNet-Lite0), whose weights come with keepsight.
+
+    Its geometry is exact: an odd filter on crops of 16 n + 1 pixels, and no quirk.
+    """
+    lite = AtomConfig(
+        weights="dimp-lite", sample_size=289, kernel_size=5, refine=RefineConfig(space="relative", iterations=10, step=2.5e-3),
+        keep_half_pixel_bias=False, use_crop_coordinates=True, scale_in_translation=True,
+    )  # fmt: skip
+    return {
+        "atom-lite": lite,
+        "atom-lite_multiscale": replace(lite, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None),
+    }
 
 
 def _by_descent(config: AtomConfig, factor: int) -> AtomConfig:

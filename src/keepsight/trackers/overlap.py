@@ -72,7 +72,7 @@ class OverlapTracker(Tracker[TargetT]):
         if self.device.type != "cpu" or len(crops) <= CPU_BATCH:
             return extract(crops)
         parts = [extract(part) for part in crops.split(CPU_BATCH)]
-        return type(parts[0]).cat(parts)  # type: ignore[attr-defined,no-any-return]
+        return type(parts[0]).cat(parts)  # type: ignore[attr-defined]
 
     def _crop_box(self, target: TargetT, view: View) -> Tensor:
         """(4,) xywh in crop pixels."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
+from ..models.atom import AtomLiteNet, AtomNet, AtomNetConfig, atom_config_from_constructor, atom_network
 from ..models.dimp import DiMPNet, DiMPNetConfig, config_from_constructor, network_config
 from ..weights import (
     Constructor,
@@ -26,7 +27,7 @@ from ..weights import (
     strip_module_prefix,
 )
 from ..weights.store import HEADER_KEY
-from . import dimp, dimp_lite
+from . import atom, dimp, dimp_lite
 from .base import Tracker
 
 RANDOM = "random"
@@ -53,9 +54,15 @@ def _entries() -> dict[str, _Entry]:
         )
         for name, config in dimp.presets().items()
     }
+    for name, settings in atom.presets().items():
+        network = partial(atom_network, settings.weights)
+        entries[name] = _Entry(settings.weights, network, AtomNet, partial(atom.AtomTracker, name, settings))
     for name, lite in dimp_lite.presets().items():
-        build = partial(dimp_lite.LiteTracker, name, lite)
-        entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, build)
+        tracker = partial(dimp_lite.LiteTracker, name, lite)
+        entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, tracker)
+    for name, settings in atom.lite_presets().items():
+        build = partial(atom.AtomTracker, name, settings)
+        entries[name] = _Entry(settings.weights, dimp_lite.LiteNetConfig, AtomLiteNet, build)
     return entries
 
 
@@ -118,20 +125,31 @@ def read_network(
     """
     read = read or read_any(path)
     tensors = strip_module_prefix(read.tensors)
-    kind = type(default)
     if HEADER_KEY in read.metadata:
         header = parse_header(read.metadata, path)
-        config = _config_from_header(kind, header, path)
-    elif read.constructor is not None and kind is DiMPNetConfig:
-        config = config_from_constructor(read.constructor.fun_name, read.constructor.kwds)
+        config = _config_from_header(type(default), header, path)
     else:
-        config = default
-    if isinstance(config, DiMPNetConfig):
-        differs = [f for f in ("backbone", "optimiser") if getattr(config, f) != getattr(default, f)]
-        if differs:
-            given, wanted = ([getattr(c, f) for f in ("backbone", "optimiser")] for c in (config, default))
-            raise WeightsError(f"{path} is a network of {' + '.join(given)}; this tracker needs {' + '.join(wanted)}")
+        config = _published_config(tensors, read.constructor, default)
+    kind: dict[type, tuple[str, ...]] = {
+        DiMPNetConfig: ("backbone", "optimiser"),
+        AtomNetConfig: ("reference", "levels"),
+    }
+    names = kind.get(type(default), ())
+    given, wanted = (" + ".join(str(getattr(c, n)) for n in names) for c in (config, default))
+    if given != wanted:
+        raise WeightsError(f"{path} is a network of {given}; this tracker needs {wanted}")
     return tensors, config
+
+
+def _published_config(tensors: Mapping[str, Tensor], constructor: Constructor | None, default: Any) -> Any:
+    """What a published file's constructor, or else its tensors, say about the network; ``default`` where they say nothing."""
+    if isinstance(default, DiMPNetConfig) and constructor is not None:
+        return config_from_constructor(constructor.fun_name, constructor.kwds)
+    if isinstance(default, AtomNetConfig) and constructor is not None:
+        return atom_config_from_constructor(constructor.fun_name, constructor.kwds)
+    if isinstance(default, AtomNetConfig) and recognise(tensors) == "atom_resnet50":
+        return dataclasses.replace(default, backbone="resnet50")
+    return default
 
 
 def _config_from_header(kind: type, header: WeightsHeader, path: str | Path) -> Any:
@@ -144,24 +162,23 @@ def _config_from_header(kind: type, header: WeightsHeader, path: str | Path) -> 
     return kind(**header.config)
 
 
-def dimp_header(name: str | None) -> Callable[[dict[str, Tensor], Constructor | None], WeightsHeader]:
+def published_header(name: str | None) -> Callable[[dict[str, Tensor], Constructor | None], WeightsHeader]:
     """The check that ``keepsight weights convert`` runs: names and shapes against the network, and what to write on top.
 
-    ``name``: which published network the file is; by default the one that its constructor or its tensors tell.
+    ``name``: which published network the file is; by default the one that its constructor or its tensors tell. ATOM's files
+    cannot be told apart, so theirs is ``atom`` unless said otherwise.
     """
 
     def validate(tensors: dict[str, Tensor], constructor: Constructor | None) -> WeightsHeader:
         guess = name or _published_name(tensors, constructor)
-        if constructor is not None:
-            config = config_from_constructor(constructor.fun_name, constructor.kwds)
-        else:
-            config = network_config(guess)
+        is_atom = "classifier" not in {key.partition(".")[0] for key in tensors}
+        config = _published_config(tensors, constructor, atom_network(guess) if is_atom else network_config(guess))
         with torch.device("meta"):
-            net = DiMPNet(config)
+            net = AtomNet(config) if is_atom else DiMPNet(config)
         check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=guess)
         maker = "" if constructor is None else f", constructor {constructor.fun_name}"
         return WeightsHeader(
-            "dimp",
+            "atom" if is_atom else "dimp",
             guess,
             dataclasses.asdict(config),
             source=f"published checkpoint{maker}",
@@ -176,12 +193,15 @@ def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | No
     found = recognise(tensors)
     if found is None:
         raise WeightsError("no known network has these tensors; see `keepsight weights info FILE`")
+    if found in ("atom", "atom_resnet50"):
+        return "atom"
     if found == "dimp50 or super_dimp":
         if constructor is None:
             raise WeightsError("the file may be dimp50 or super_dimp, which have equal tensors; say which with --name")
         sigma = config_from_constructor(constructor.fun_name, constructor.kwds).gauss_sigma
         return "super_dimp" if sigma > 0.91 else "dimp50"
-    network_config(found)  # an error for networks of other families
+    if found not in _entries():
+        network_config(found)  # an error for networks of other families
     return found
 
 
@@ -195,9 +215,12 @@ def tracker_of_weights(path: str | Path, read: ForeignCheckpoint | None = None) 
         wanted = parse_header(read.metadata, path).preset
     else:
         wanted = _published_name(strip_module_prefix(read.tensors), read.constructor)
-    for name, entry in _entries().items():
+    entries = _entries()
+    for name, entry in entries.items():
         if entry.weights == wanted:
             return name
+    if wanted in entries:  # a recipe's own weights, of a tracker that otherwise uses published ones
+        return wanted
     raise WeightsError(f"{path} holds {wanted!r}, for which this keepsight has no tracker")
 
 

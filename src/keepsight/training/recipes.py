@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
-from ..models.atom import AtomNet, AtomNetConfig
+from ..models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from ..models.dimp import DiMPNet, DiMPNetConfig, network_config
 from ..models.lite import LiteNet, LiteNetConfig
 from ..weights.store import WeightsHeader
@@ -364,8 +365,6 @@ _GMM: dict[str, Any] = {"proposals": "gmm", "proposal_number": 128, "gmm_sigmas"
 def _atom(
     name: str,
     *,
-    reference: str = "modulation",
-    levels: tuple[int, ...] = (3, 4),
     max_gap: int = 50,
     box_loss: str = "mse",
     train: tuple[WeightedSet, ...] = _sets(*_FOUR_SETS),
@@ -380,7 +379,7 @@ def _atom(
     own: dict[str, Any] = {"proposals": "sigma_list", "proposal_number": 16, **processing}
     return Recipe(
         name,
-        AtomNetConfig("resnet18", reference, levels),
+        atom_network(name),
         AtomObjective(box_loss),
         DataConfig(
             train,
@@ -546,11 +545,7 @@ _RECIPES: dict[str, Callable[[], Recipe]] = {
     ),
     "atom_gmm_sampl": lambda: _atom("atom_gmm_sampl", max_gap=200, **_GMM),
     # Table 1 of the paper (Danelljan et al., CVPR 2019): `atom` with another overlap predictor
-    "atom_no_reference": lambda: _atom("atom_no_reference", reference="none"),
-    "atom_concatenation": lambda: _atom("atom_concatenation", reference="concatenation"),
-    "atom_siamese": lambda: _atom("atom_siamese", reference="siamese"),
-    "atom_block3": lambda: _atom("atom_block3", levels=(3,)),
-    "atom_block4": lambda: _atom("atom_block4", levels=(4,)),
+    **{name: partial(_atom, name) for name in ABLATED_NETWORKS},
     "dimp18": lambda: _dimp("dimp18", 26, iou_lr=1e-3, backbone_lr=None),
     "dimp50": lambda: _dimp("dimp50", 10, iou_lr=None, backbone_lr=2e-5),
     "prdimp18": lambda: _prdimp("prdimp18", 26, backbone_lr=2e-4),

@@ -52,6 +52,8 @@ class CatalogEntry:
 
 
 _RESNET50_DIMP = "dimp50 or super_dimp"
+_ATOM = ("atom", "atom_resnet50")
+_ABLATED = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")  # paper, Table 1
 
 CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("dimp-lite", None, "part of the keepsight package", packaged=True),
@@ -64,6 +66,13 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("prdimp50", "prdimp50.pth.tar", MODEL_ZOO, ("prdimp50",)),
     CatalogEntry("super_dimp", "super_dimp.pth.tar", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("super_dimp_simple", "super_dimp_simple.pth.tar", MODEL_ZOO, ("super_dimp_simple",)),
+    CatalogEntry("atom", "atom_default.pth", MODEL_ZOO, _ATOM),
+    CatalogEntry("atom_prob_ml", "atom_prob_ml", MODEL_ZOO, _ATOM),
+    CatalogEntry("atom_gmm_sampl", "atom_gmm_sampl", MODEL_ZOO, _ATOM),
+    *(
+        CatalogEntry(name, None, f"`keepsight train {name}`: nobody published such weights", (name,))
+        for name in _ABLATED
+    ),
 )
 
 
@@ -140,6 +149,11 @@ def find_weights(name: str) -> Path:
             "reinstall it: pip install --force-reinstall keepsight"
         )
     target = weights_folder() / wanted.file_name
+    if wanted.published_file is None:
+        raise WeightsError(
+            f"the weights {wanted.name!r} are not here; they come from {wanted.origin}. "
+            f"Put the trained file at {target}, or give it with --weights (weights=)."
+        )
     raise WeightsError(
         f"the weights {wanted.name!r} are not here.\n"
         f"  1. Get the published file {wanted.published_file} from {wanted.origin}.\n"
@@ -259,7 +273,7 @@ def _recognise_dimp(names: Mapping[str, tuple[int, ...]], parts: set[str]) -> st
     deep = "feature_extractor.layer1.0.conv3.weight" in names  # bottleneck blocks: ResNet-50
     optimiser = "classifier.filter_optimizer."
     if "classifier" not in parts:
-        return "atom_resnet50" if deep else "atom"
+        return _recognise_atom(names, deep)
     if optimiser + "residual_module.filter_reg" in names:
         return "super_dimp_simple" if deep else None
     if optimiser + "label_map_predictor.weight" in names:
@@ -267,6 +281,26 @@ def _recognise_dimp(names: Mapping[str, tuple[int, ...]], parts: set[str]) -> st
     if optimiser + "log_step_length" in names:
         return "prdimp50" if deep else "prdimp18"
     return None
+
+
+def _recognise_atom(names: Mapping[str, tuple[int, ...]], deep: bool) -> str | None:
+    """ATOM, or with a ResNet-18 one of the networks of the paper's Table 1."""
+
+    def shape(layer: str) -> tuple[int, ...]:
+        return names.get(f"bb_regressor.{layer}.weight", ())
+
+    fine, coarse = shape("fc3_rt.linear"), shape("fc4_rt.linear")
+    kinds = {
+        "atom_block3": fine and not coarse,
+        "atom_block4": coarse and not fine,
+        "atom_siamese": shape("iou_predictor") == (1, 1),
+        "atom_concatenation": fine and fine[1] > 256 * 5 * 5,
+        "atom_no_reference": fine and not shape("conv3_1r.0"),
+    }
+    found = next((kind for kind, is_so in kinds.items() if is_so), None)
+    if found is None:
+        return "atom_resnet50" if deep else "atom"
+    return None if deep else found
 
 
 def _check_architecture(wanted: CatalogEntry, found: str | None, path: Path) -> None:
