@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import keepsight as ks
+from keepsight.models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.trackers.registry import load, published_header, tracker_of_weights
 from keepsight.weights import convert, load_weights, save_weights
@@ -25,10 +26,14 @@ def empty_weights_folder(tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
-def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet:
+def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet | AtomNet:
     """A file as the authors' trainer writes it: tensors, a pickled constructor of a package that is not here."""
     torch.manual_seed(1)
-    net = DiMPNet(network_config(name))
+    net = AtomNet(AtomNetConfig(name)) if fun_name.startswith("atom") else DiMPNet(network_config(name))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # no longer what a fresh network has
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
     module = types.ModuleType("ltr.admin.model_constructor")
 
     class NetConstructor:
@@ -140,3 +145,67 @@ def test_a_state_of_another_tracker_is_refused(tmp_path):
         tracker.save_state(tmp_path / "s.safetensors" / "below-a-file.safetensors")
     with pytest.raises(ks.StateError, match="init"):
         small_dimp("dimp18").save_state(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_atoms_published_file_loads_and_converts(tmp_path, empty_weights_folder, backbone, zip_format):
+    path = tmp_path / "atom_default.pth"
+    net = published(path, backbone, f"atom_{backbone}", {"backbone_pretrained": True}, zip_format=zip_format)
+    direct = load("atom", weights=path, device="cpu")
+    assert direct.net_config == AtomNetConfig(backbone)
+    assert tracker_of_weights(path) == "atom"
+    out = empty_weights_folder / "atom.safetensors"
+    header = convert(path, out, validate=published_header(None))
+    assert (header.family, header.preset, header.config["backbone"]) == ("atom", "atom", backbone)
+    tensors, state = load_weights(out).tensors, net.state_dict()
+    assert set(tensors) == set(state)
+    assert all(torch.equal(tensors[key], value) for key, value in state.items())  # batch norm statistics included
+    likely = convert(path, tmp_path / "ml.safetensors", validate=published_header("atom_prob_ml"), name="atom_prob_ml")
+    assert likely.preset == "atom_prob_ml"
+    plain = tmp_path / "plain.pth"  # without a constructor, the tensors tell the backbone
+    torch.save({"net": state}, plain, _use_new_zipfile_serialization=zip_format)
+    for other in (load("atom", device="cpu"), load(str(out), device="cpu"), load("atom", weights=plain, device="cpu")):
+        assert (other.name, other.net_config) == ("atom", direct.net_config)
+        assert all(map(torch.equal, other.net.parameters(), direct.net.parameters()))
+
+
+@pytest.mark.parametrize("name", ABLATED_NETWORKS)
+def test_networks_of_the_ablations_are_kept_apart(tmp_path, name):
+    config = atom_network(name)
+    net = AtomNet(config)
+    own = save_weights(tmp_path / f"{name}.safetensors", net.state_dict(), WeightsHeader("atom", name, asdict(config)))
+    assert load(str(own), device="cpu").name == name
+    bare = tmp_path / "bare.pth"
+    torch.save({"net": net.state_dict()}, bare)
+    assert tracker_of_weights(bare) == name
+    with pytest.raises(ks.WeightsError, match="this tracker needs modulation"):
+        load("atom", weights=own, device="cpu")
+    atom = save_weights(
+        tmp_path / "atom.safetensors", AtomNet().state_dict(), WeightsHeader("atom", "atom", asdict(AtomNetConfig()))
+    )
+    with pytest.raises(ks.WeightsError, match="this tracker needs"):
+        load(name, weights=atom, device="cpu")
+    with pytest.raises(ks.WeightsError, match=f"keepsight train {name}"):
+        load(name, device="cpu")
+
+
+def test_a_recipe_of_its_own_finds_its_tracker(tmp_path):
+    header = WeightsHeader("atom", "atom_paper", asdict(AtomNetConfig()))
+    path = save_weights(tmp_path / "a.safetensors", AtomNet().state_dict(), header)
+    assert load(str(path), device="cpu").name == "atom_paper"
+
+
+@pytest.mark.parametrize(
+    ("fun_name", "kwds", "message"),
+    [
+        ("atom_resnet101", {}, "not ATOM's"),
+        ("atom_resnet18", {"iou_input_dim": (128, 128)}, r"iou_input_dim=\(128, 128\)"),
+        ("atom_resnet18", {"surprise": 1}, "surprise"),
+    ],
+)
+def test_atom_constructors_that_were_never_published(tmp_path, fun_name, kwds, message):
+    path = tmp_path / "odd.pth"
+    published(path, "resnet18", fun_name, kwds, zip_format=True)
+    with pytest.raises(ks.WeightsError, match=message):
+        load("atom", weights=path, device="cpu")

@@ -108,6 +108,10 @@ def test_absent_weights_say_where_from_and_what_to_do(folder: Path) -> None:
         message = str(caught.value)
         target = folder / f"{entry.name}.safetensors"
         assert repr(entry.name) in message
+        assert str(target) in message
+        if entry.published_file is None:
+            assert f"keepsight train {entry.name}" in message
+            continue
         assert "authors' model zoo" in message
         assert f"keepsight weights convert {entry.published_file} --out {shlex.quote(str(target))}" in message
         assert f"must lie at {target}" in message

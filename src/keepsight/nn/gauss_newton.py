@@ -246,7 +246,8 @@ def gradient_descent(
         variables = _add(variables, velocity, -config.step_length)
         if observe is not None:
             observe(step + 1, variables)
-    _finite(sum(v.abs().max() for v in variables if v.numel()), "the largest variable", config.steps - 1)
+    if not all(bool(v.isfinite().all()) for v in variables):
+        raise InputError(f"gradient descent diverged in step {config.steps}, its last; shorten its steps")
     return Solution(variables, losses, [], "iterations")
 
 
@@ -440,7 +441,8 @@ class TwoLayerProblem:
         filters, projection = variables
         projected = replace(self.samples, cells=project(self.samples.cells, projection))
         data, slope, curvature = self.targets.linearise(classify(projected, filters))
-        loss = data + sum(weight * v.square().sum() for weight, v in zip(self.regularisation, variables, strict=True))
+        loss = data + self.regularisation[0] * filters.square().sum()
+        loss = loss + self.regularisation[1] * projection.square().sum()
         return _TwoLayerLinearised(self, variables, projected, loss, slope, curvature)
 
 
