@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from keepsight.images import AugmentationConfig
+from keepsight.models.atom import AtomNet, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.nn.resnet import BasicBlock, Bottleneck, ResNet
 from keepsight.online.memory import MemoryConfig
+from keepsight.trackers import atom
+from keepsight.trackers.atom import AtomTracker
 from keepsight.trackers.base import Tracker
 from keepsight.trackers.dimp import DiMPTracker, preset, presets
 
@@ -54,6 +57,22 @@ def tiny_dimp(seed: int = 0) -> DiMPTracker:
     return DiMPTracker("dimp18", config, small_net("dimp18"), torch.device("cpu"), seed)
 
 
+def small_atom(name: str = "atom", seed: int = 0, **changes) -> AtomTracker:
+    """A preset of ATOM with a small crop, few first-frame samples, a small memory and a narrow network; 6 × 6 cells."""
+    config = atom.preset(name)
+    settings = {
+        "sample_size": 96,
+        "projected_channels": 8,
+        "augmentation": AugmentationConfig(rotate=(20,), blur=((2, 2),), dropout=(2, 0.2)),  # 10 samples
+        "memory": replace(config.memory, size=16),
+        "init_solver": replace(config.init_solver, gauss_newton_steps=3, cg_iterations=6),
+        **changes,
+    }
+    torch.manual_seed(7)
+    net = AtomNet(replace(atom_network(config.weights), backbone="resnet18-narrow")).eval()
+    return AtomTracker(name, replace(config, **settings), net, torch.device("cpu"), seed)
+
+
 def dimp_presets() -> list[str]:
     return list(presets())
 
@@ -62,6 +81,8 @@ def make(name: str, seed: int = 0) -> Tracker:
     """Any tracker of the library, small where it can be."""
     if name in presets():
         return small_dimp(name, seed)
+    if name in atom.presets():
+        return small_atom(name, seed)
     import keepsight
 
     return keepsight.load(name, weights="random", device="cpu", seed=seed)

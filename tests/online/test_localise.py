@@ -106,6 +106,58 @@ def test_window_is_used_as_published():
     assert window[0] == pytest.approx(0.5 * (1 - math.cos(2 * math.pi / 20)))
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 288])
+def test_window_around_the_first_cell(size):
+    """Highest at cell 0, falling to both sides around the ends: what a score map looks like before its centre is moved."""
+    window = hann_window(size, centred=False)
+    assert window[0] == 1
+    assert (window > 0).all()
+    assert np.allclose(window[1:], window[1:][::-1])
+    half = size // 2
+    assert (np.diff(window[: half + 1]) < 0).all()
+    assert window[half] == pytest.approx(0.5 * (1 + math.cos(2 * math.pi * half / (size + 2))))
+    middle = np.roll(window, half)
+    assert middle.argmax() == half
+
+
+def test_centre_of_the_map():
+    """ATOM's maps at crop pixels have their centre at half the side, not half a cell before it."""
+
+    def at(centre, **config):
+        return localise(
+            score_map((7, 12, 1.0)), LocalisationConfig(**config), cell=1.0, sample_scale=2.0, sample_pos=(0.0, 0.0),
+            previous_pos=(0.0, 0.0), target_size=(4.0, 4.0), centre=centre,
+        ).translation  # fmt: skip
+
+    assert at(None) == (-4, 6)
+    assert at((9.5, 9.5)) == (-5, 5)
+    assert at((9.5, 9.5), advanced=False) == (-5, 5)
+    # a rival near the previous position is found from the same centre
+    second = localise(
+        score_map((9, 18, 0.9), (9, 11, 0.85)), LocalisationConfig(displacement_scale=0.5), cell=1.0, sample_scale=1.0,
+        sample_pos=(0.0, 0.0), previous_pos=(0.0, 0.0), target_size=(2.0, 2.0), centre=(8.0, 10.0),
+    )  # fmt: skip
+    assert (second.flag, second.translation) == ("hard_negative", (1, 1))
+
+
+def test_another_window():
+    scores = score_map((9, 9, 0.6), (9, 17, 0.9))
+    right = np.zeros((SIDE, SIDE))
+    right[:, 15:] = 1
+
+    def columns(shape, **config):
+        found = localise(
+            scores, LocalisationConfig(distractor=100.0, **config), cell=1.0, sample_scale=1.0, sample_pos=(0.0, 0.0),
+            previous_pos=(0.0, 0.0), target_size=(2.0, 2.0), window=shape,
+        )  # fmt: skip
+        return found.translation[1]
+
+    assert columns(np.ones((SIDE, SIDE)), window=True, advanced=False) == 8  # where the Hann window says 0
+    assert columns(right[:, ::-1], window=True, advanced=False) != 8
+    assert columns(right, window=True, window_hard_negatives=True) == 8
+    assert columns(right[:, ::-1]) == 8  # no window unless the settings have one
+
+
 def test_geometry():
     assert initial_scale((40, 90), 5.0, 288) == pytest.approx(300 / 288)
     assert clamp_position((-50, 500), (40, 20), (100, 200)) == (pytest.approx(-12), pytest.approx(206))

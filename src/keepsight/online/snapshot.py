@@ -46,11 +46,12 @@ def unpack(data: Any, tensors: dict[str, Tensor], hint: Any, device: torch.devic
     if not isinstance(data, dict):
         return data
     if "tensor" in data:
-        # random streams stay on the CPU; everything else goes where the network is
+        # random streams stay on the CPU; everything else goes where the network is. Copies, because a tensor of the file lies
+        # at an odd address, and matrix products of it would be rounded otherwise than those of the one that was saved
         tensor = tensors[data["tensor"]]
-        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+        return tensor.clone() if tensor.dtype == torch.uint8 else tensor.to(device, copy=True)
     if "array" in data:
-        return tensors[data["array"]].numpy()
+        return tensors[data["array"]].numpy().copy()
     options = [h for h in typing.get_args(hint) if h is not type(None)] if _is_optional(hint) else [hint]
     hint = options[0]
     if "items" in data:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..boxes import Box, box_to_state
+from ..boxes import Box, box_to_state, check_box
 from ..errors import InputError, nearest_names
 from ..images import (
     AugmentationConfig,
     CropConfig,
     Patch,
     apply_transforms,
+    check_frame,
     expanded_size,
     make_transforms,
     sample_patch,
@@ -149,10 +151,28 @@ class AtomConfig:
             raise InputError(f"sample_size is {self.sample_size}; expected at least {4 * STRIDE} pixels")
         if self.crop.border_mode != "replicate":
             raise InputError(f"border_mode is {self.crop.border_mode!r}; ATOM's first frame is defined for 'replicate'")
-        if not self.scale_factors or not all(f > 0 for f in self.scale_factors):
-            raise InputError(f"scale_factors is {self.scale_factors}; expected one or more numbers above 0")
-        if self.train_skipping < 1 or self.hard_negative_iterations < 0 or self.kernel_size < 1:
-            raise InputError("train_skipping and kernel_size must be at least 1, hard_negative_iterations at least 0")
+        if not self.scale_factors or not all(0 < f < math.inf for f in self.scale_factors):
+            raise InputError(f"scale_factors is {self.scale_factors}; expected one or more finite numbers above 0")
+        bend = 1.0 if self.response_bend is None else self.response_bend
+        for name, value in (
+            ("search_area_scale", self.search_area_scale), ("label_sigma_factor", self.label_sigma_factor),
+            ("response_bend", bend), ("presence_midpoint", self.presence_midpoint),
+        ):  # fmt: skip
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} is {value}; expected a finite number above 0")
+        for name, value in (("filter_reg", self.filter_reg), ("projection_reg", self.projection_reg)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; expected a finite number, at least 0")
+        for name, count, least in (
+            ("kernel_size", self.kernel_size, 1), ("projected_channels", self.projected_channels, 1),
+            ("train_skipping", self.train_skipping, 1), ("hard_negative_iterations", self.hard_negative_iterations, 0),
+        ):  # fmt: skip
+            if count < least:
+                raise InputError(f"{name} is {count}; expected at least {least}")
+        for name, solver, count in (("init_solver", self.init_solver, 2), ("update_solver", self.update_solver, 1)):
+            given = solver.preconditioner
+            if given is not None and len(given) != count:
+                raise InputError(f"{name} has a preconditioner for {len(given)} variables; it solves for {count}")
         for name, allowed in (("projection_init", ("randn", "pca")), ("filter_init", ("randn", "zeros"))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} {getattr(self, name)!r} is unknown; expected one of {allowed}")
@@ -168,16 +188,15 @@ def presets() -> dict[str, AtomConfig]:
     """The published settings, the paper's own, and the ablations of its Tables 1 and 2, by name; spec §7.9, §10."""
     atom = AtomConfig()
     relative = RefineConfig(space="relative", iterations=10, step_control=True)
-    multiscale = replace(atom, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None)
     return {
         "atom": atom,
         "atom_prob_ml": replace(atom, weights="atom_prob_ml", refine=replace(relative, step=(2e-4, 1e-3))),
         "atom_gmm_sampl": replace(atom, weights="atom_gmm_sampl", refine=replace(relative, step=(1e-2, 5e-2))),
-        "atom_multiscale": multiscale,
         "atom_vot": replace(
             atom, sample_size=224, search_area_scale=4.0, memory=MemoryConfig(250, 0.0075, 0.02, 0.0),
             localisation=LocalisationConfig(
                 target_not_found=-1.0, distractor=100.0, hard_negative=0.3, displacement_scale=0.7, window=True,
+                window_hard_negatives=True,  # §7.6: all VOT settings; §7.9 does not list it for ATOM
             ),
         ),
         # the paper where the published code differs (spec §10): Algorithm 1 as printed, every frame remembered at the plain rate,
@@ -188,11 +207,7 @@ def presets() -> dict[str, AtomConfig]:
         ),
         # Table 1: the overlap predictor; networks of the recipes of the same names
         **{name: replace(atom, weights=name) for name in ABLATED_NETWORKS},
-        # Table 2: the components (multi-scale is above)
-        "atom_no_classifier": replace(atom, classifier=False),
-        "atom_gd": _by_descent(atom, 1),
-        "atom_gdpp": _by_descent(atom, 5),
-        "atom_no_hard_negatives": replace(atom, hard_negatives=False),
+        **_components("atom", atom),
     }  # fmt: skip
 
 
@@ -205,9 +220,17 @@ def lite_presets() -> dict[str, AtomConfig]:
         weights="dimp-lite", sample_size=289, kernel_size=5, refine=RefineConfig(space="relative", iterations=10, step=2.5e-3),
         keep_half_pixel_bias=False, use_crop_coordinates=True, scale_in_translation=True,
     )  # fmt: skip
+    return {"atom-lite": lite, **_components("atom-lite", lite)}
+
+
+def _components(name: str, config: AtomConfig) -> dict[str, AtomConfig]:
+    """The paper's Table 2: what each component does, by leaving it out. Multi-scale is also a published setting (§7.9)."""
     return {
-        "atom-lite": lite,
-        "atom-lite_multiscale": replace(lite, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None),
+        f"{name}_multiscale": replace(config, scale_factors=tuple(1.02**n for n in range(-2, 3)), refine=None),
+        f"{name}_no_classifier": replace(config, classifier=False),
+        f"{name}_gd": _by_descent(config, 1),
+        f"{name}_gdpp": _by_descent(config, 5),
+        f"{name}_no_hard_negatives": replace(config, hard_negatives=False),
     }
 
 
@@ -246,6 +269,25 @@ class AtomTarget(OverlapTarget):
     """What the solver keeps between updates."""
 
 
+@dataclass(frozen=True)
+class _FirstFrame:
+    """What the first frame shows of one target."""
+
+    pos: tuple[float, float]
+    size: tuple[float, float]
+    scale: float
+    base_size: tuple[float, float]
+    """As of :class:`AtomTarget`."""
+    box: Tensor
+    """(4,) xywh in crop pixels."""
+    features: Any
+    """The network's, of all T transforms, the identity first."""
+    samples: Samples | None
+    """The classifier's, of I samples; None without classifier."""
+    labels: Tensor
+    """(I, F, F)"""
+
+
 class AtomTracker(OverlapTracker[AtomTarget]):
     """The online loop around an :class:`AtomNet`, or another network with its methods."""
 
@@ -273,7 +315,38 @@ class AtomTracker(OverlapTracker[AtomTarget]):
     def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[AtomTarget]:
         return [self._learn(frame, box, self._random_source(i)) for i, box in enumerate(boxes)]
 
+    def first_problem(self, frame: Any, box: Sequence[float]) -> tuple[TwoLayerProblem, Variables]:
+        """What :meth:`init` solves, without solving it: the problem and its start (filter, projection). For experiments.
+
+        Raises :class:`InputError` as ``init`` does, and if the settings have no target classifier.
+        """
+        image = check_frame(frame)
+        checked, random = check_box(box, *image.shape[:2]), self._random_source(0)
+        with torch.inference_mode():
+            seen = self._see_first(image, checked, random)
+            if seen.samples is None:
+                raise InputError(f"{self.name} has no target classifier, so nothing is learnt from the first frame")
+            return self._first_problem(seen.samples, seen.labels, random)
+
     def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> AtomTarget:
+        cfg = self.config
+        seen = self._see_first(frame, box, random)
+        projection = filters = torch.zeros(0, dtype=self.dtype, device=self.device)
+        memory = None
+        if seen.samples is not None:
+            problem, start = self._first_problem(seen.samples, seen.labels, random)
+            filters, projection = self._solve(problem, start, cfg.init_solver, cfg.init_descent)
+            projected = replace(seen.samples, cells=project(seen.samples.cells, projection))
+            memory = SampleMemory.start(cfg.memory, projected, seen.labels[:, None])
+        modulation = self._reference(seen.features, seen.box)
+        return AtomTarget(
+            pos=seen.pos, size=seen.size, base_size=seen.base_size, scale=seen.scale, frame=1, refined_pos=seen.pos,
+            projection=projection, filter=filters, memory=memory, search=SearchState(), modulation3=modulation.level3,
+            modulation4=modulation.level4, random=random,
+        )  # fmt: skip
+
+    def _see_first(self, frame: np.ndarray, box: Box, random: RandomSource) -> _FirstFrame:
+        """Crop the target and augment the crop."""
         cfg, side = self.config, self.config.sample_size
         pos, size = box_to_state(box)
         scale = initial_scale(size, cfg.search_area_scale, side)
@@ -286,26 +359,17 @@ class AtomTracker(OverlapTracker[AtomTarget]):
         features = self._in_batches(self.net.features, apply_transforms(patch.pixels, transforms, (side, side)))
         first = torch.tensor(view.to_crop(pos, size), dtype=self.dtype, device=self.device)
         base_size = size[0] / scale, size[1] / scale
+        seen = _FirstFrame(pos, size, scale, base_size, first, features, None, torch.zeros(0))
+        if not cfg.classifier:
+            return seen
+        maps = self.net.classifier_maps(features)  # (T, D, F, F)
+        maps, _, shifts = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
+        return replace(seen, samples=Samples.from_maps(maps), labels=self._labels(pos, view, base_size, shifts))
 
-        projection = filters = torch.zeros(0, dtype=self.dtype, device=self.device)
-        memory = None
-        if cfg.classifier:
-            maps = self.net.classifier_maps(features)  # (T, D, F, F)
-            maps, _, shifts = augmented_samples(maps, first, transforms, cfg.augmentation.dropout, random)
-            samples = Samples.from_maps(maps)
-            labels = self._labels(pos, view, base_size, shifts)  # (I, F, F)
-            projection, filters = self._first_fit(samples, labels, random)
-            projected = replace(samples, cells=project(samples.cells, projection))
-            memory = SampleMemory.start(cfg.memory, projected, labels[:, None])
-        modulation = self._reference(features, first)
-        return AtomTarget(
-            pos=pos, size=size, base_size=base_size, scale=scale, frame=1, refined_pos=pos, projection=projection,
-            filter=filters, memory=memory, search=SearchState(), modulation3=modulation.level3,
-            modulation4=modulation.level4, random=random,
-        )  # fmt: skip
-
-    def _first_fit(self, samples: Samples, labels: Tensor, random: RandomSource) -> tuple[Tensor, Tensor]:
-        """Projection (C, D, 1, 1) and filter (1, C, k, k) fitted together to the augmented first frame."""
+    def _first_problem(
+        self, samples: Samples, labels: Tensor, random: RandomSource
+    ) -> tuple[TwoLayerProblem, Variables]:
+        """To fit filter (1, C, k, k) and projection (C, D, 1, 1) together to the augmented first frame; and where from."""
         cfg = self.config
         channels, kernel = samples.cells.shape[-1], cfg.kernel_size
         if cfg.projection_init == "pca":
@@ -318,9 +382,7 @@ class AtomTracker(OverlapTracker[AtomTarget]):
         start = filters.to(labels), projection.to(labels)
         even = labels.new_full((len(labels),), 1 / len(labels))
         targets = ClassifierTargets(labels, even, cfg.response_bend)
-        problem = TwoLayerProblem(samples, targets, (cfg.filter_reg, cfg.projection_reg))
-        filters, projection = self._solve(problem, start, cfg.init_solver, cfg.init_descent)
-        return projection, filters
+        return TwoLayerProblem(samples, targets, (cfg.filter_reg, cfg.projection_reg)), start
 
     @staticmethod
     def _solve(
