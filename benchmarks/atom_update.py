@@ -53,13 +53,14 @@ from keepsight.nn.gauss_newton import (
     project,
 )
 from keepsight.nn.target_filter import gaussian_label
-from keepsight.online.memory import SampleMemory
+from keepsight.online.memory import MemoryConfig, SampleMemory
 from keepsight.trackers.atom import preset
 
 CELLS, CHANNELS, INITIAL = 18, 256, 30  # features of a 288 px crop; samples of the first frame
 LIMIT = 1 / 3  # of autograd's time, for an update
 PLAIN, FAST = "autograd", "closed form"
 WAYS = (FAST, PLAIN)
+RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def random_labels(count: int, device: torch.device, dtype: torch.dtype) -> Tenso
 
 
 def residuals(
-    scores: Tensor, labels: Tensor, weights: Tensor, bend: float, regularised: list[tuple[float, Tensor]]
+    scores: Tensor, labels: Tensor, weights: Tensor, bend: float | None, regularised: list[tuple[float, Tensor]]
 ) -> list[Tensor]:
     """As one would write them, of ``scores`` (I, 1, H + 1, W + 1): √γ·(φ(s) - y) and √λ·w."""
+    assert bend is not None
     s = scores[:, 0, :-1, :-1]
     value = torch.where(s >= 0, s, bend * (torch.exp(s.clamp(max=0) / bend) - 1))
     return [weights.sqrt()[:, None, None] * (value - labels), *(math.sqrt(factor) * w for factor, w in regularised)]
@@ -111,10 +113,12 @@ def first_frame(device: torch.device, dtype: torch.dtype) -> Task:
     return Task({FAST: fast, PLAIN: AutogradProblem(residual)}, start, config.init_solver)
 
 
-def update(device: torch.device, dtype: torch.dtype, ways: tuple[str, ...] = WAYS) -> tuple[Task, SampleMemory]:
-    """The update after 220 frames of memory."""
+def update(
+    device: torch.device, dtype: torch.dtype, ways: tuple[str, ...] = WAYS, size: int | None = None
+) -> tuple[Task, SampleMemory]:
+    """The update with a full memory of ``size`` samples, by default the tracker's 250."""
     config = preset("atom")
-    bank = full_memory(device, dtype)
+    bank = full_memory(config.memory if size is None else replace(config.memory, size=size), device, dtype)
     samples, labels, weights = bank.filled()
     labels, weights, bend = labels[:, 0], weights[:, 0], config.response_bend
     problems: dict[str, Problem] = {}
@@ -132,9 +136,8 @@ def update(device: torch.device, dtype: torch.dtype, ways: tuple[str, ...] = WAY
     return Task(problems, (random_filter(device, dtype),), config.update_solver), bank
 
 
-def full_memory(device: torch.device, dtype: torch.dtype) -> SampleMemory:
+def full_memory(config: MemoryConfig, device: torch.device, dtype: torch.dtype) -> SampleMemory:
     """All slots filled, one sample after the other as in tracking."""
-    config = preset("atom").memory
     torch.manual_seed(0)
     projection = random_projection(device, dtype)
     labels = random_labels(config.size, device, dtype)
@@ -205,26 +208,26 @@ def held_bytes(bank: SampleMemory) -> dict[str, int]:
 def peak_rise(way: str, device: torch.device) -> float | None:
     """Megabytes by which an update raises the peak above what is held before it; None where it cannot be measured."""
     task, _ = update(device, torch.float32, (way,))
-    if device.type == "cuda":
-        task.solve(way)  # workspaces are made once
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        task.solve(way)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    reset.write_text("5")  # the high-water mark falls to what is resident now
-    before_kb = resident("VmRSS")
+    small, _ = update(device, torch.float32, (way,), size=INITIAL)
     with torch.inference_mode():
+        small.solve(way)  # code and workspaces are loaded once
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            task.solve(way)
+            return (torch.cuda.max_memory_allocated() - before) / 1e6
+        if not RESET_PEAK.exists():
+            return None
+        RESET_PEAK.write_text("5")  # the high-water mark falls to what is resident now
+        before = resident("VmRSS")
         task.solve(way)
-    return (resident("VmHWM") - before_kb) * 1024 / 1e6
+        return (resident("VmHWM") - before) / 1e6
 
 
 def resident(key: str) -> int:
-    """Kilobytes."""
+    """Bytes of memory of this process, by a name in Linux's /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 
 def main() -> None:
@@ -258,7 +261,7 @@ def main() -> None:
         for way in WAYS:
             calls[f"{name}, {way}"] = lambda t=task, w=way: t.solve(w)  # type: ignore[misc]
     crop = 255 * torch.rand(1, 3, CELLS * 16, CELLS * 16, device=device)
-    nets = {"ResNet-18": AtomNet(), "EfficientNet-Lite0": AtomLiteNet()}
+    nets: dict[str, AtomNet | AtomLiteNet] = {"ResNet-18": AtomNet(), "EfficientNet-Lite0": AtomLiteNet()}
     for name, net in nets.items():
         fast = net.eval().for_inference().to(device)
         calls[f"{name} forward"] = lambda n=fast: n.extract(crop)  # type: ignore[misc]
@@ -280,7 +283,10 @@ def main() -> None:
     peaks = {}
     for way in WAYS:
         command = [sys.executable, __file__, "--peak", way, "--device", args.device, "--threads", str(args.threads)]
-        peaks[way] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        # glibc then gives freed tensors back at once, so that the peak is not hidden in memory freed before
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        peaks[way] = json.loads(done.stdout)
 
     for name, values in times.items():
         row = spread(values)

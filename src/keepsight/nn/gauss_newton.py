@@ -72,7 +72,7 @@ class SolverConfig:
     every call starts afresh. A Gauss-Newton step with several linearisations always starts afresh."""
     tolerance: float = 0.0
     """Stop the iterations when ρ, the squared norm of the residual, is at most this share of the first one; with 0 they
-    stop only when nothing is left."""
+    stop when only rounding is left of it."""
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:
@@ -99,7 +99,7 @@ class SearchState:
     """What conjugate gradients keep from one call to the next, with ``forgetting``."""
 
     direction: list[Tensor] = field(default_factory=list)
-    """p, one tensor for each variable; empty before the first call."""
+    """p, one tensor for each variable; empty before the first call and after one that ended early."""
     previous: list[Tensor] = field(default_factory=list)
     """r', the residual before the last iteration."""
     rho: float = 1.0
@@ -181,20 +181,21 @@ def conjugate_gradients(
     rho_before = state.rho / (config.forgetting or 1.0)
     norms, first_rho, stopped = [_norm(residual)], 0.0, "iterations"
     limits = torch.finfo(residual[0].dtype)
+    # below 16 roundings the residual is noise, in which a singular problem has no curvature: steps would be enormous
+    # (8 was enough in 1440 random singular problems, 1 was not in 394)
+    share = max(config.tolerance, (16 * limits.eps) ** 2)
     for i in range(config.cg_iterations):
         z = tuple(r / s for r, s in zip(residual, scales, strict=True))
         rho = _finite(_dot(residual, z), "the gradient", i)
         first_rho = first_rho or rho
-        if rho <= config.tolerance * first_rho:
+        if rho <= share * first_rho:
             stopped = "solved"
             break
         if not direction:
             direction = z
         else:
             gain = rho if config.direction == "fletcher_reeves" else rho - float(_dot(previous, z))
-            beta = max(gain / rho_before, 0.0)
-            # z would vanish in rounding beside a direction that is kept from a call that had converged: start afresh
-            direction = z if beta * limits.eps > 1 else _add(z, direction, beta)
+            direction = _add(z, direction, max(gain / rho_before, 0.0))
         product = linear.product(direction)
         curvature = _finite(_dot(direction, product), "the curvature", i)
         length = rho if config.standard_alpha else float(_dot(direction, residual))
@@ -207,6 +208,8 @@ def conjugate_gradients(
         norms.append(_norm(residual))
         if watch is not None:
             watch(i + 1, change)
+    if stopped != "iterations":  # nothing to go on with; beside a ρ of almost nothing the next one would be enormous
+        direction, previous, rho_before = (), (), 1.0
     state.direction, state.previous, state.rho = list(direction), list(previous), rho_before
     return change, norms, stopped
 
