@@ -244,7 +244,9 @@ def _by_descent(config: AtomConfig, factor: int) -> AtomConfig:
     )
 
 
-_DESCENT_STEPS = (1e-2, 1e-2)
+# First frame, later updates: of the powers of two that lower the loss on each of 29 real sequences (atom-lite's features,
+# momentum 0.9) the one with the lowest mean loss, for GD and GD++ alike: benchmarks/atom_descent_steps.py
+_DESCENT_STEPS = (2.0**-16, 2.0**-16)
 
 
 def preset(name: str) -> AtomConfig:
