@@ -590,7 +590,7 @@ def test_gradient_descent_that_goes_nowhere():
     assert torch.equal(
         gradient_descent(AutogradProblem(lambda x: x), start, DescentConfig(0, 0.1)).variables[0], start[0]
     )
-    with pytest.raises(InputError, match="loss is inf in step"):
+    with pytest.raises(InputError, match="diverged in step"):
         gradient_descent(AutogradProblem(lambda x: x), start, DescentConfig(2000, 10.0))
     steep = AutogradProblem(lambda x: 1e15 * x)
     with pytest.raises(InputError, match="diverged in step 1"):

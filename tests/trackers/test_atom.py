@@ -14,8 +14,9 @@ from small import moving_square, small_atom
 import keepsight as ks
 import keepsight.trackers.atom as atom
 from keepsight.boxes import iou
+from keepsight.errors import InputError
 from keepsight.images import AugmentationConfig, CropConfig, sample_scales
-from keepsight.nn.gauss_newton import SearchState, SolverConfig
+from keepsight.nn.gauss_newton import SearchState, SolverConfig, gradient_descent
 from keepsight.online.localise import HARD_NEGATIVE, NORMAL, NOT_FOUND, LocalisationConfig
 from keepsight.online.memory import MemoryConfig
 from keepsight.online.search import View
@@ -431,7 +432,7 @@ def test_where_the_crop_was_taken(pos):
         tracker = small_atom("atom", use_crop_coordinates=exact)
         scales = [1.37]
         pixels, patches = sample_scales(frame, pos, scales, (96, 96), tracker.config.crop, device="cpu")
-        view = tracker._view(pos, scales[0], patches[0], scales[0])
+        view = tracker._view(pos, scales[0], patches[0])
         weights = pixels[0, 0].double()
         total = weights.sum()
         row = float((weights.sum(dim=1) * torch.arange(96)).sum() / total)
@@ -508,3 +509,47 @@ def test_lost_frames_keep_the_flag():
     tracker = small_atom("atom", localisation=LOST)
     assert {r.flag for r in run(tracker)} == {NOT_FOUND}
     assert {r.presence <= 1 for r in run(tracker)} == {True}
+
+
+@pytest.mark.parametrize("name", ["atom_gd", "atom-lite_gd"])
+def test_gradient_descents_step_suits_the_whole_network(name):
+    """A full-size first frame: random weights for ``atom``, the packaged ones for ``atom-lite``."""
+    tracker = ks.load(name, weights="random" if name == "atom_gd" else None, device="cpu")
+    problem, start = tracker.first_problem(FRAMES[0], BOXES[0])
+    solution = gradient_descent(problem, start, tracker.config.init_descent)
+    assert solution.losses[-1] < 0.5 * solution.losses[0]
+
+
+def test_an_update_that_cannot_be_solved_keeps_the_filter(monkeypatch):
+    tracker = small_atom("atom", localisation=ALWAYS, train_skipping=1)
+    tracker.init(FRAMES[0], box=BOXES[0])
+    before = tracker._current().targets[0].filter
+
+    def broken(*_, **__):
+        raise InputError("the loss is nan in step 1")
+
+    monkeypatch.setattr("keepsight.trackers.atom.minimise", broken)
+    result = tracker.update(FRAMES[1])
+    assert not result.updated
+    assert "scheduled, not solved: the loss is nan" in result.update_reason
+    assert tracker._current().targets[0].filter is before
+
+
+def test_presets_of_the_paper_rank_final_boxes():
+    assert preset("atom_paper").refine.rescore
+    assert not preset("atom").refine.rescore
+
+
+@pytest.mark.parametrize("box", [(50, 40, 1, 100), (-30, -30, 300, 200)])
+def test_without_overlap_predictor_sizes_and_places_stay_within_the_frame(box):
+    tracker = small_atom("atom_multiscale", localisation=ALWAYS)
+    tracker.init(FRAMES[0], box=box)
+    height, width = FRAMES[0].shape[:2]
+    for frame in FRAMES[1:4]:
+        found = tracker.update(frame).box_unclipped
+        assert found.w <= width + 1e-6
+        assert found.h <= height + 1e-6
+        assert found.x < width
+        assert found.y < height
+        assert found.x + found.w > 0
+        assert found.y + found.h > 0

@@ -86,7 +86,7 @@ def test_absent_weights_say_where_to_get_them(empty_weights_folder):
     message = str(error.value)
     assert "super_dimp.pth.tar" in message
     assert "model zoo" in message
-    assert "keepsight weights convert super_dimp.pth.tar --out" in message
+    assert "keepsight weights convert super_dimp.pth.tar --name super_dimp --out" in message
     assert str(empty_weights_folder / "super_dimp.safetensors") in message
 
 

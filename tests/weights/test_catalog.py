@@ -113,7 +113,10 @@ def test_absent_weights_say_where_from_and_what_to_do(folder: Path) -> None:
             assert f"keepsight train {entry.name}" in message
             continue
         assert "authors' model zoo" in message
-        assert f"keepsight weights convert {entry.published_file} --out {shlex.quote(str(target))}" in message
+        assert (
+            f"keepsight weights convert {entry.published_file} --name {entry.name} --out {shlex.quote(str(target))}"
+            in message
+        )
         assert f"must lie at {target}" in message
 
 
@@ -212,9 +215,7 @@ def test_convert_refuses(tmp_path: Path) -> None:
     source = published(tmp_path / "small.pth")
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         convert(source, tmp_path / "out.pth", validate=validate)
-    with pytest.raises(
-        WeightsError, match=r"holds weights of atom, not of dimp18; give the published file dimp18\.pth"
-    ):
+    with pytest.raises(WeightsError, match=r"holds weights of atom, not of dimp18; it needs dimp18\.pth"):
         convert(source, tmp_path / "out.safetensors", validate=validate, name="dimp18")
     with pytest.raises(WeightsError, match=r"NaN or infinite values in 1 tensors, first bn\.running_mean"):
         convert(published(tmp_path / "bad.pth", bad=True), tmp_path / "out.safetensors", validate=validate)

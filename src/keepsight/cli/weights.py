@@ -55,8 +55,9 @@ def info(file: str) -> int:
 
 def convert_one(command: WeightsConvert) -> int:
     from ..trackers.registry import published_header
-    from ..weights import convert
+    from ..weights import convert, entry
 
-    header = convert(command.file, command.out, validate=published_header(command.name), name=command.name)
+    name = None if command.name is None else entry(command.name).name
+    header = convert(command.file, command.out, validate=published_header(name), name=name)
     say(f"wrote {command.out}: {header.preset}, from {header.source_file} (SHA-256 {header.source_sha256})")
     return 0

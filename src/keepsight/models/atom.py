@@ -22,8 +22,6 @@ from .lite import LiteFeatures, LiteNet
 from .overlap import BackboneFeatures, OverlapNet, TrainingOutput
 
 STRIDE = 16  # of the classifier's features (backbone layer3)
-ABLATED_NETWORKS = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")
-"""Networks of the paper's Table 1 that were never published; a recipe of the same name trains each."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,23 @@ class AtomNetConfig:
             raise InputError(f"backbone {self.backbone!r} is unknown; {nearest_names(self.backbone, BACKBONES)}")
 
 
+_TABLE_1 = {
+    "atom_no_reference": AtomNetConfig(reference="none"),
+    "atom_concatenation": AtomNetConfig(reference="concatenation"),
+    "atom_siamese": AtomNetConfig(reference="siamese"),
+    "atom_block3": AtomNetConfig(levels=(3,)),
+    "atom_block4": AtomNetConfig(levels=(4,)),
+}
+ABLATED_NETWORKS = tuple(_TABLE_1)
+"""Networks of the paper's Table 1 that were never published; a recipe of the same name trains each."""
+
+
 def atom_network(name: str) -> AtomNetConfig:
     """Configuration of a network by its weights' name: ``atom`` and its published variants, or one of the paper's Table 1.
 
     Raises :class:`InputError` for an unknown name.
     """
-    configs = {
-        **{published: AtomNetConfig() for published in ("atom", "atom_prob_ml", "atom_gmm_sampl", "atom_paper")},
-        "atom_no_reference": AtomNetConfig(reference="none"),
-        "atom_concatenation": AtomNetConfig(reference="concatenation"),
-        "atom_siamese": AtomNetConfig(reference="siamese"),
-        "atom_block3": AtomNetConfig(levels=(3,)),
-        "atom_block4": AtomNetConfig(levels=(4,)),
-    }
+    configs = {name: AtomNetConfig() for name in ("atom", "atom_prob_ml", "atom_gmm_sampl", "atom_paper")} | _TABLE_1
     if name not in configs:
         raise InputError(f"no network {name!r}; {nearest_names(name, configs)}")
     return configs[name]

@@ -12,6 +12,7 @@ Shapes: I samples of one target, D channels of their features, C of the projecte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -81,7 +82,7 @@ class SolverConfig:
             raise InputError(
                 f"{self.gauss_newton_steps} Gauss-Newton steps of {self.cg_iterations} iterations; expected 0 or more"
             )
-        if self.preconditioner is not None and not all(p > 0 for p in self.preconditioner):
+        if self.preconditioner is not None and not all(0 < p < math.inf for p in self.preconditioner):
             raise InputError(f"preconditioner is {self.preconditioner}; expected numbers above 0")
         if self.forgetting is not None and not 0 < self.forgetting <= 1:
             raise InputError(f"forgetting is {self.forgetting}; expected a factor in (0, 1], or None")
@@ -244,6 +245,8 @@ def gradient_descent(
         observe(0, start)
     for step in range(config.steps):
         linear = problem.linearise(variables)
+        if step and not bool(linear.loss.isfinite()):
+            raise InputError(f"gradient descent diverged in step {step}; shorten its steps of {config.step_length}")
         losses.append(_finite(linear.loss, "the loss", step))
         velocity = _add(_scaled(linear.gradient(), 2), velocity, config.momentum)
         variables = _add(variables, velocity, -config.step_length)

@@ -5,10 +5,8 @@ Read top to bottom: the settings, what is remembered about a target, the first f
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +36,7 @@ from ..online.random import RandomSource
 from ..online.refine import RefineConfig
 from ..online.search import View, centring_offset, clamp_position, initial_scale
 from .base import Outcome, Session, presence_from_score
-from .overlap import OverlapTarget, OverlapTracker
+from .overlap import WIDE_BLURS, WIDE_ROTATIONS, OverlapTarget, OverlapTracker
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,6 @@ class DiMPConfig:
             raise InputError("train_skipping and sample_interval count frames; expected at least 1")
 
 
-_WIDE_ROTATIONS = (5, -5, 10, -10, 20, -20, 30, -30, 45, -45, -60, 60)
-_WIDE_BLURS = ((2, 0.2), (0.2, 2), (3, 1), (1, 3), (2, 2))
-
-
 def presets() -> dict[str, DiMPConfig]:
     """The published settings by name; spec §7.9."""
     dimp = DiMPConfig()
@@ -111,7 +105,7 @@ def presets() -> dict[str, DiMPConfig]:
     )  # fmt: skip
     inside_crop = CropConfig("inside_major", 1.5)
     large = {"sample_size": 352, "search_area_scale": 6.0, "crop": inside_crop}
-    wide = AugmentationConfig(rotate=_WIDE_ROTATIONS, blur=_WIDE_BLURS, dropout=(7, 0.2))
+    wide = AugmentationConfig(rotate=WIDE_ROTATIONS, blur=WIDE_BLURS, dropout=(7, 0.2))
     vot = LocalisationConfig(
         target_not_found=0.0, distractor=100.0, hard_negative=0.45, displacement_scale=0.7, window=True,
         window_hard_negatives=True,
@@ -384,10 +378,6 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
                 box = state_to_box(target.pos, target.size)
                 found.append(Densities(probability / probability.sum(), region, position, offsets, size, factors, box))
         return found
-
-    def _identity(self) -> dict[str, Any]:
-        settings = [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)]
-        return {"tracker": self.name, "dtype": str(self.dtype), "settings": settings}
 
     def _restored(self) -> None:
         self._last = None

@@ -5,6 +5,7 @@ The families differ in the target classifier: how it is learnt, and how its scor
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from ..online.search import View
 from ..online.snapshot import derived
 from .base import Tracker
 
+WIDE_ROTATIONS = (5, -5, 10, -10, 20, -20, 30, -30, 45, -45, -60, 60)
+"""Degrees, of the first frame's augmentation in ATOM and DiMP's settings for VOT; spec §7.9."""
+WIDE_BLURS = ((2, 0.2), (0.2, 2), (3, 1), (1, 3), (2, 2))
+"""Deviations (vertical, horizontal), crop pixels, of the same."""
 CPU_BATCH = 4  # crops per backbone pass on a CPU: larger batches leave its caches, measured 25 % slower
 
 FeaturesT = TypeVar("FeaturesT")
@@ -61,6 +66,8 @@ class OverlapTracker(Tracker[TargetT]):
     """An :class:`~keepsight.models.overlap.OverlapNet`, or another network with its methods for boxes."""
     config: Any
     """With ``sample_size``, ``refine``, ``keep_half_pixel_bias`` and ``update_scale_when_uncertain``."""
+    net_config: Any
+    """A dataclass: what the network's weights do not say."""
     dtype: torch.dtype
 
     def _random_source(self, index: int) -> RandomSource:
@@ -104,3 +111,7 @@ class OverlapTracker(Tracker[TargetT]):
             target.scoring = self.net.prepare_boxes(Modulation(target.modulation3, target.modulation4))
         scorer: Scorer = self.net.box_scorer(target.scoring, features)
         return scorer
+
+    def _identity(self) -> dict[str, Any]:
+        settings = [dataclasses.asdict(self.config), dataclasses.asdict(self.net_config)]
+        return {"tracker": self.name, "dtype": str(self.dtype), "settings": settings}

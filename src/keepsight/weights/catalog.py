@@ -154,10 +154,11 @@ def find_weights(name: str) -> Path:
             f"the weights {wanted.name!r} are not here; they come from {wanted.origin}. "
             f"Put the trained file at {target}, or give it with --weights (weights=)."
         )
+    given = f"{wanted.published_file} --name {wanted.name}"  # not every file tells its name
     raise WeightsError(
         f"the weights {wanted.name!r} are not here.\n"
         f"  1. Get the published file {wanted.published_file} from {wanted.origin}.\n"
-        f"  2. Convert it: keepsight weights convert {wanted.published_file} --out {shlex.quote(str(target))}\n"
+        f"  2. Convert it: keepsight weights convert {given} --out {shlex.quote(str(target))}\n"
         f"The result must lie at {target} (set {FOLDER_VARIABLE} to use another folder)."
     )
 
@@ -307,7 +308,7 @@ def _check_architecture(wanted: CatalogEntry, found: str | None, path: Path) -> 
     if wanted.architectures and found not in wanted.architectures:
         told = f"of {found}" if found is not None else "of no network known here"
         raise WeightsError(
-            f"{path} holds weights {told}, not of {wanted.name}; give the published file {wanted.published_file}"
+            f"{path} holds weights {told}, not of {wanted.name}; it needs {wanted.published_file or wanted.origin}"
         )
 
 
