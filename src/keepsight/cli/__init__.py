@@ -357,6 +357,68 @@ class Train:
 
 
 @dataclass(frozen=True)
+class ExperimentList:
+    """Which experiments there are."""
+
+    def run(self) -> int:
+        from .experiment import list_them
+
+        return list_them()
+
+
+@dataclass(frozen=True)
+class AtomConvergence:
+    """ATOM's first frame: loss against the number of BackProp calls, conjugate gradients beside gradient descent.
+
+    keepsight experiment atom-convergence --data my-videos/ --out convergence
+
+    Supplement of the ATOM paper, Figure S3. Writes every curve and the means as CSV, a summary as JSON, and a plot, which needs
+    `pip install 'keepsight[report]'`. Gradient descent has the step length that serves it best.
+    """
+
+    data: Annotated[str, arg(metavar="DATASET")]
+    """Data set (`keepsight data list`), or a folder of your own sequences; only first frames are used."""
+    out: Annotated[str, arg(metavar="DIR")] = "atom-convergence"
+    """Folder to write; made if absent."""
+    tracker: Annotated[str, arg(metavar="NAME")] = "atom-lite"
+    """One of ATOM's."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """Weights file instead of the tracker's own; 'random' for seeded random numbers."""
+    seeds: Annotated[int, arg(metavar="N")] = 5
+    """Runs of each sequence, with seeds 0, 1, ..; under a minute each on one core."""
+    only: Annotated[str, arg(metavar="GLOB")] = "*"
+    """Only the sequences whose names match, e.g. 'otb/*'."""
+    calls: Annotated[int, arg(metavar="N")] = 630
+    """BackProp calls of each method; the tracker makes 126."""
+    formats: Annotated[tuple[str, ...], arg(metavar="F..")] = ("png", "pdf")
+    """Of the plot: any of png, pdf, svg."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of the data set, or the folder that holds it."""
+    device: Annotated[str, arg(metavar="D")] = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        from .experiment import atom_convergence
+
+        return atom_convergence(self)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Experiments of the papers, repeated on your data.
+
+    keepsight experiment list
+    """
+
+    action: Annotated[ExperimentList, subcommand("list")] | Annotated[AtomConvergence, subcommand("atom-convergence")]
+
+    def run(self) -> int:
+        return self.action.run()
+
+
+@dataclass(frozen=True)
 class Env:
     """Print what a bug report needs: versions, devices, threads, weights."""
 
@@ -374,6 +436,7 @@ Command = (
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Experiment, subcommand("experiment")]
     | Annotated[Env, subcommand("env")]
 )
 

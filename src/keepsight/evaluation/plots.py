@@ -57,15 +57,15 @@ def curve_plot(scores: Sequence[Scores], curve: str = "success", *, styles: Styl
     first = have[0].curves[curve]
     metric = _metric(group, first.summary)
     ranked = sorted(have, key=lambda one: ranking_key(one, metric)) if metric is not None else have
-    with _look():
-        figure, axes = _figure(COLUMN, COLUMN * 0.78)
+    with plot_look():
+        figure, axes = new_figure(COLUMN, COLUMN * 0.78)
         looks = styles or tracker_styles(one.tracker for one in group.scores)
         for order, one in enumerate(ranked):
             line = one.curves[curve]
             label = one.tracker
             if metric is not None:
                 label += f" [{print_value(one.values.get(metric.name, math.nan), metric)}]"
-            axes.plot(line.x, line.y, **_line(looks[one.tracker]), label=_label(label), zorder=30 - order)
+            axes.plot(line.x, line.y, **line_style(looks[one.tracker]), label=_label(label), zorder=30 - order)
         axes.set_xlabel(first.x_label)
         axes.set_ylabel(first.y_label)
         axes.set_title(_title(group))
@@ -85,12 +85,12 @@ def attribute_radar(scores: Sequence[Scores], metric: str | None = None, *, styl
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     looks = styles or tracker_styles(one.tracker for one in group.scores)
     table = _attribute_values(group, names, chosen) * chosen.factor  # (trackers, attributes)
-    with _look():
-        figure, axes = _figure(COLUMN * 1.25, COLUMN * 1.25, projection="polar")
+    with plot_look():
+        figure, axes = new_figure(COLUMN * 1.25, COLUMN * 1.25, projection="polar")
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
         for one, row in zip(group.scores, table, strict=True):
-            keep = dict(_line(looks[one.tracker]), marker=_MARKERS[looks[one.tracker].marker], markersize=2.6)
+            keep = dict(line_style(looks[one.tracker]), marker=_MARKERS[looks[one.tracker].marker], markersize=2.6)
             axes.plot([*angles, angles[0]], [*row, row[0]], **keep, label=_label(one.tracker))
         finite = table[np.isfinite(table)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -118,10 +118,10 @@ def attribute_table_plot(scores: Sequence[Scores], metric: str | None = None) ->
         values = table[:, column] if chosen.higher_is_better else -table[:, column]
         low, high = np.nanmin([*values, np.inf]), np.nanmax([*values, -np.inf])
         rank[:, column] = (values - low) / (high - low) if high > low else 0.0
-    with _look():
+    with plot_look():
         widest = max(len(one.tracker) for one in group.scores)
         width = min(PAGE, 0.07 * widest + 0.42 * len(names) + 0.3)
-        figure, axes = _figure(max(width, 2.0), 0.85 + 0.17 * len(group.scores))
+        figure, axes = new_figure(max(width, 2.0), 0.85 + 0.17 * len(group.scores))
         axes.imshow(np.nan_to_num(rank), cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
         for (row, column), value in np.ndenumerate(table):
             best = is_best(value, best_of([float(v) for v in table[:, column]], chosen), chosen)
@@ -155,8 +155,8 @@ def ar_plot(scores: Sequence[Scores], *, styles: Styles | None = None, sensitivi
     robustness = _metric(group, "R")
     failures = robustness is not None and not robustness.higher_is_better
     looks = styles or tracker_styles(one.tracker for one in group.scores)
-    with _look():
-        figure, axes = _figure(COLUMN, COLUMN)
+    with plot_look():
+        figure, axes = new_figure(COLUMN, COLUMN)
         for one in have:
             x, y = ar_point(one, failures=failures, sensitivity=sensitivity)
             style = looks[one.tracker]
@@ -187,8 +187,8 @@ def ranking_plot(scores: Sequence[Scores], metric: str = "EAO", *, styles: Style
         raise InputError(f"there is no metric {metric!r}; {nearest_names(metric, [m.name for m in group.metrics])}")
     ranked = sorted(group.scores, key=lambda one: ranking_key(one, chosen))
     looks = styles or tracker_styles(one.tracker for one in group.scores)
-    with _look():
-        figure, axes = _figure(COLUMN, COLUMN * 0.78)
+    with plot_look():
+        figure, axes = new_figure(COLUMN, COLUMN * 0.78)
         for rank, one in enumerate(ranked, start=1):
             value = one.values.get(metric, math.nan) * chosen.factor
             style, interval = looks[one.tracker], one.intervals.get(metric)
@@ -233,7 +233,7 @@ def write_plots(
         for name, make in _plots_of(group, styles, attributes):
             figure = make()
             for kind in formats:
-                files.append(_save(figure, out / f"{group.name}-{safe_name(name)}.{kind}"))
+                files.append(save_figure(figure, out / f"{group.name}-{safe_name(name)}.{kind}"))
     return files
 
 
@@ -270,7 +270,7 @@ def require_matplotlib() -> None:
 # ------------------------------------------------------------------------------------------------------------ the look
 
 
-def _look() -> AbstractContextManager[None]:
+def plot_look() -> AbstractContextManager[None]:
     """Small type, thin lines, fonts embedded as TrueType (Type 42: publishers refuse Type 3)."""
     require_matplotlib()
     import matplotlib
@@ -299,7 +299,8 @@ def _look() -> AbstractContextManager[None]:
     )
 
 
-def _figure(width: float, height: float, **axes: Any) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, **axes: Any) -> tuple[Figure, Any]:
+    """A figure of ``width`` × ``height`` inches and its axes; ``axes``: matplotlib's, e.g. ``projection``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -308,19 +309,21 @@ def _figure(width: float, height: float, **axes: Any) -> tuple[Figure, Any]:
     return figure, figure.add_subplot(**axes)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as the suffix of ``path`` says, .pdf, .png or .svg; the same figure gives the same bytes."""
     from ..text import write_atomically
 
     out = io.BytesIO()
     kind = path.suffix[1:]
     about: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
-    with _look():  # fonts are embedded when the file is written
+    with plot_look():  # fonts are embedded when the file is written
         figure.savefig(out, format=kind, dpi=300, metadata=about)
     write_atomically(path, out.getvalue())
     return path
 
 
-def _line(style: TrackerStyle) -> dict[str, Any]:
+def line_style(style: TrackerStyle) -> dict[str, Any]:
+    """Keywords of matplotlib's ``plot``."""
     return {"color": style.colour, "linestyle": _LINES[style.dash]}
 
 
