@@ -27,7 +27,10 @@ def golden_folder() -> Path:
     return folder if folder.is_dir() else REPO / "tests" / "data" / "golden"
 
 
-G_IOU = {"atom": 2, "dimp18": 2, "dimp50": 2, "prdimp18": 20, "prdimp50": 40, "super_dimp": 40, "super_dimp_simple": 40}
+G_IOU = {
+    "atom": 2, "dimp18": 2, "dimp50": 2, "prdimp18": 20, "prdimp50": 40, "super_dimp": 40, "super_dimp_simple": 40,
+    "keep_track": 1,
+}  # fmt: skip
 DIMP_NETWORKS = ("dimp18", "dimp50", "prdimp18", "prdimp50", "super_dimp", "super_dimp_simple")
 
 
@@ -68,6 +71,8 @@ def filled(key: str, shape: tuple[int, ...], seed: int, g_iou: float) -> np.ndar
             value = 3 * np.tanh(2 - d) + 0.1 * n
         else:
             value = 1 + 0.05 * n
+    elif last == "bin_score":
+        value = 1 + 0.1 * n
     elif key.endswith("iou_predictor.weight"):
         value = g_iou * n / np.sqrt(shape[1])
     elif key.endswith("iou_predictor.bias"):

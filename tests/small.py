@@ -10,12 +10,14 @@ import torch
 from keepsight.images import AugmentationConfig
 from keepsight.models.atom import AtomNet, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig
 from keepsight.nn.resnet import BasicBlock, Bottleneck, ResNet
 from keepsight.online.memory import MemoryConfig
-from keepsight.trackers import atom
+from keepsight.trackers import atom, keeptrack
 from keepsight.trackers.atom import AtomTracker
 from keepsight.trackers.base import Tracker
-from keepsight.trackers.dimp import DiMPTracker, preset, presets
+from keepsight.trackers.dimp import DiMPConfig, DiMPTracker, preset, presets
+from keepsight.trackers.keeptrack import KeepTrackTracker
 
 
 def small_net(weights: str, seed: int = 0, monkey: dict | None = None) -> DiMPNet:
@@ -33,15 +35,28 @@ def small_net(weights: str, seed: int = 0, monkey: dict | None = None) -> DiMPNe
 
 def small_dimp(name: str = "dimp18", seed: int = 0, **changes) -> DiMPTracker:
     """A preset with a small crop, a small memory and a small network."""
-    config = preset(name)
-    config = replace(
-        config,
-        sample_size=96,
-        memory=replace(config.memory, size=max(len(config.augmentation.rotate) + 22, 24)),
-        init_iterations=2,
-        **changes,
-    )
+    config = replace(_small(preset(name)), **changes)
     return DiMPTracker(name, config, small_net(config.weights), torch.device("cpu"), seed)
+
+
+def _small(config: DiMPConfig) -> DiMPConfig:
+    size = max(len(config.augmentation.rotate) + 22, 24)
+    return replace(config, sample_size=96, memory=replace(config.memory, size=size), init_iterations=2)
+
+
+def small_matcher(channels: int = 1024) -> KeepTrackNet:
+    """KeepTrack's network on features of so many channels, narrow behind them; always the same random parameters."""
+    torch.manual_seed(7)
+    config = KeepTrackNetConfig(
+        backbone=None, feature_channels=channels, descriptor_channels=16, encoder_channels=(8, 16)
+    )
+    return KeepTrackNet(config).eval()
+
+
+def small_keeptrack(name: str = "keeptrack", seed: int = 0, kind=KeepTrackTracker, **changes) -> KeepTrackTracker:
+    """A preset of KeepTrack, small like :func:`small_dimp`; 7 × 7 scores. ``kind``: a class derived from the tracker's."""
+    config = replace(_small(keeptrack.preset(name)), **changes)
+    return kind(name, config, small_net(config.weights), small_matcher(), torch.device("cpu"), seed)
 
 
 def tiny_dimp(seed: int = 0) -> DiMPTracker:
@@ -83,6 +98,8 @@ def make(name: str, seed: int = 0) -> Tracker:
         return small_dimp(name, seed)
     if name in atom.presets():
         return small_atom(name, seed)
+    if name in keeptrack.presets():
+        return small_keeptrack(name, seed)
     import keepsight
 
     return keepsight.load(name, weights="random", device="cpu", seed=seed)

@@ -15,7 +15,7 @@ from keepsight.cli.train import clock, describe, flat
 from keepsight.training import job
 from keepsight.training.checkpoint import list_checkpoints, load_checkpoint
 from keepsight.training.logs import Status, read_log
-from keepsight.training.recipes import debug, find_recipe, override, recipe_names
+from keepsight.training.recipes import association_recipe_names, debug, find_recipe, override, recipe_names
 from keepsight.weights import load_weights
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -40,7 +40,7 @@ def train(*arguments) -> int:
 
 def test_list(capsys):
     assert train("list") == 0
-    assert tuple(capsys.readouterr().out.split()) == recipe_names()
+    assert tuple(capsys.readouterr().out.split()) == (*recipe_names(), *association_recipe_names())
 
 
 def test_unknown_names(capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepsight.boxes import Box
-from keepsight.draw import LOST_COLOUR, PALETTE, TRUTH_COLOUR, density_panels, draw_results
+from keepsight.cli import main
+from keepsight.draw import LOST_COLOUR, PALETTE, TRUTH_COLOUR, density_panels, draw_results, identity_colour
 from keepsight.errors import InputError
+from keepsight.models.keeptrack import KeepTrackNet, lite_config
 from keepsight.online.densities import Densities
-from keepsight.online.state import Result, Status
+from keepsight.online.state import Candidate, Result, Status
+from keepsight.weights import save_weights
+from keepsight.weights.store import WeightsHeader
 
 GREY = np.full((240, 320, 3), 128, np.uint8)
 
@@ -97,6 +103,88 @@ def test_mask_is_tinted() -> None:
     out = draw_results(GREY, [result((90, 90, 60, 60), mask=mask)])
     assert (out[105, 105] != 128).any()
     assert (out[120, 120] == 128).all()
+
+
+def with_candidates(*candidates: tuple[int, float, float, bool]) -> Result:
+    """Given as (identity, x, y, whether it is the target)."""
+    found = tuple(Candidate(id, 0.5, (x, y), is_target) for id, x, y, is_target in candidates)
+    return replace(result((100, 80, 60, 50)), candidates=found)
+
+
+def test_candidates_are_drawn_on_request_only() -> None:
+    shown = with_candidates((3, 130, 105, True), (5, 250, 160, False))
+    without = draw_results(GREY, [result((100, 80, 60, 50))])
+    assert (draw_results(GREY, [shown]) == without).all()
+    out = draw_results(GREY, [shown], candidates=True)
+    assert has(out, identity_colour(3))[105, 130], "the target's has a disc"
+    assert (out[160, 250] == 128).all(), "the others have a ring only"
+    for id, x, y in ((3, 130, 105), (5, 250, 160)):
+        ring = has(out, identity_colour(id))
+        rows, cols = np.nonzero(ring[y - 12 : y + 13, x - 12 : x + 9])  # without the number to the right
+        assert (rows.mean() - 12, cols.mean() - 12) == pytest.approx((0, 0), abs=0.6)
+        assert ring[y - 8, x]
+        beside = (slice(y - 12, y + 13), slice(x + 13, x + 30))
+        assert (out[beside] != without[beside]).any(), "the number"
+
+
+def test_equal_identities_have_equal_colours() -> None:
+    """Wherever the candidate is, whatever its place in the list, and whether or not it is the target."""
+    first = draw_results(GREY, [with_candidates((0, 50, 200, True), (1, 250, 200, False))], candidates=True)
+    later = draw_results(GREY, [with_candidates((1, 60, 200, True), (0, 200, 200, False))], candidates=True)
+    for image, places in ((first, (50, 250)), (later, (200, 60))):
+        for id, x in enumerate(places):
+            assert has(image, PALETTE[id])[192, x]
+    colours = [identity_colour(id) for id in range(2 * len(PALETTE))]
+    assert len(set(colours)) == len(PALETTE)
+    assert colours[: len(PALETTE)] == colours[len(PALETTE) :]
+
+
+def test_candidates_out_of_sight_or_hundreds() -> None:
+    far = [
+        (0, math.nan, 5, True),
+        (1, math.inf, 5, False),
+        (2, 1e30, -1e30, False),
+        (3, -3, -3, True),
+        (4, 322, 241, False),
+    ]
+    out = draw_results(GREY, [with_candidates(*far[:3])], candidates=True)
+    assert (out == draw_results(GREY, [with_candidates()])).all()
+    assert has(draw_results(GREY, [with_candidates(*far)], candidates=True), identity_colour(3)).any()
+    many = [(i, 10 * (i % 31), 7 * (i // 31), i == 0) for i in range(961)]
+    assert draw_results(GREY, [with_candidates(*many)], candidates=True).shape == GREY.shape
+    tiny = np.zeros((3, 4, 3), np.uint8)
+    assert draw_results(tiny, [with_candidates((0, 1, 1, True))], candidates=True).shape == tiny.shape
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        image = np.random.default_rng(0).integers(60, 120, (96, 128, 3), dtype=np.uint8)
+        cv2.circle(image, (60 + 2 * i, 48), 9, (250, 200, 40), -1)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    return folder
+
+
+def test_track_draws_candidates(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = lite_config()
+    header = WeightsHeader("keeptrack", "keeptrack-lite", asdict(config) | {"backbone": None})
+    matcher = save_weights(tmp_path / "matcher.safetensors", KeepTrackNet(config).state_dict(), header)
+    words = ["track", str(pictures), "--box", "50,38,20,20", "--weights", str(matcher), "--tracker", "keeptrack-lite"]
+    assert main([*words, "--save", f"{tmp_path}/plain/"]) == 0
+    assert main([*words, "--save", f"{tmp_path}/shown/", "--candidates"]) == 0
+    plain, shown = ([cv2.imread(str(p)) for p in sorted((tmp_path / d).iterdir())] for d in ("plain", "shown"))
+    assert len(plain) == len(shown) == 3
+    assert (plain[0] == shown[0]).all(), "the first frame's box is given"
+    assert any((a != b).any() for a, b in zip(plain[1:], shown[1:], strict=True))
+    capsys.readouterr()
+    assert main([*words, "--candidates"]) == 2
+    assert "--save" in capsys.readouterr().err
+    words[-3:] = ["random", "--tracker", "dimp-lite"]
+    assert main([*words, "--candidates", "--save", f"{tmp_path}/none/"]) == 2
+    assert "dimp-lite follows no candidates" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_wrong_input() -> None:

@@ -12,7 +12,7 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .online.densities import Densities
-    from .online.state import Result
+    from .online.state import Candidate, Result
 
 Colour = tuple[int, int, int]
 
@@ -39,6 +39,7 @@ def draw_results(
     labels: Sequence[str] | None = None,
     colours: Sequence[Colour] | None = None,
     truths: Sequence[Sequence[float] | None] = (),
+    candidates: bool = False,
 ) -> np.ndarray:
     """A copy of ``image`` (H, W, 3) uint8 RGB with one box and label per target.
 
@@ -47,7 +48,10 @@ def draw_results(
     letters grow with the frame. A mask, if a result has one, is tinted.
 
     ``labels``: one per target instead of ``#0``, ``#1``, ...; ``colours``: RGB, instead of :data:`PALETTE`, repeated as
-    needed; ``truths``: ground-truth boxes drawn in thin white; None or NaN where there is none.
+    needed; ``truths``: ground-truth boxes drawn in thin white; None or NaN where there is none; ``candidates``: draw a ring
+    with its number around each peak of the score map that the tracker follows (``Result.candidates``), the same colour of
+    :data:`PALETTE` for the same identity over time, and a filled disc inside the one taken for the target. Each target has
+    identities of its own.
     """
     _check_image(image)
     if labels is not None and len(labels) != len(results):
@@ -68,7 +72,38 @@ def draw_results(
         name = f"#{i}" if labels is None else labels[i]
         texts = [f"{name} {result.status} {result.presence:.2f}", f"{name} {result.presence:.2f}", name]
         _label(out, texts, result.box, _colour(palette, i, result), line, taken)
+    if candidates:
+        for result in results:
+            for candidate in reversed(result.candidates):  # the best on top
+                _candidate(out, candidate, line)
     return out
+
+
+def identity_colour(id: int) -> Colour:
+    """Of :data:`PALETTE`, in turn."""
+    return PALETTE[id % len(PALETTE)]
+
+
+def _candidate(image: np.ndarray, candidate: Candidate, line: int) -> None:
+    """Ring, number and, for the target, disc, all with a dark rim."""
+    import cv2
+
+    radius, (x, y) = 4 * line, candidate.position
+    height, width = image.shape[:2]
+    if not (-radius <= x <= width + radius and -radius <= y <= height + radius):  # nothing to see, or NaN
+        return
+    centre, rim = (round(x), round(y)), line + 2 * max(1, line // 2)
+    colour = identity_colour(candidate.id)
+    cv2.circle(image, centre, radius, _DARK, rim)
+    if candidate.is_target:
+        cv2.circle(image, centre, 2 * line + 1, _DARK, -1)
+        cv2.circle(image, centre, 2 * line, colour, -1)
+    cv2.circle(image, centre, radius, colour, line)
+    scale = max(0.5, math.hypot(height, width) / 1800)
+    stroke = max(1, round(1.6 * scale))
+    place = (centre[0] + radius + line, centre[1] + radius)
+    for shade, thickness in ((_DARK, 4 * stroke), (colour, stroke)):
+        cv2.putText(image, str(candidate.id), place, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, thickness, cv2.LINE_AA)
 
 
 def _colour(palette: tuple[Colour, ...], target: int, result: Result) -> Colour:

@@ -13,6 +13,7 @@ import torch
 import keepsight as ks
 from keepsight.models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
+from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig, lite_config
 from keepsight.trackers.registry import load, published_header, tracker_of_weights
 from keepsight.weights import convert, load_weights, save_weights
 from keepsight.weights.store import WeightsHeader
@@ -26,12 +27,15 @@ def empty_weights_folder(tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
-def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet | AtomNet:
+def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet | AtomNet | KeepTrackNet:
     """A file as the authors' trainer writes it: tensors, a pickled constructor of a package that is not here."""
     torch.manual_seed(1)
-    net = AtomNet(AtomNetConfig(name)) if fun_name.startswith("atom") else DiMPNet(network_config(name))
+    if fun_name.startswith("target_candidate"):
+        net = KeepTrackNet()
+    else:
+        net = AtomNet(AtomNetConfig(name)) if fun_name.startswith("atom") else DiMPNet(network_config(name))
     for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # no longer what a fresh network has
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):  # no longer what a fresh network has
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     module = types.ModuleType("ltr.admin.model_constructor")
@@ -209,3 +213,139 @@ def test_atom_constructors_that_were_never_published(tmp_path, fun_name, kwds, m
     published(path, "resnet18", fun_name, kwds, zip_format=True)
     with pytest.raises(ks.WeightsError, match=message):
         load("atom", weights=path, device="cpu")
+
+
+# --- two networks -------------------------------------------------------------------------------------------------------
+
+MATCHER_KWDS = {
+    "output_normalization": "sinkhorn", "num_sinkhorn_iterations": 7, "skip_gnn": False, "backbone_pretrained": True,
+    "GNN_layers": ["self", "cross"] * 2, "frozen_backbone_layers": "all",
+}  # fmt: skip
+MATCHER = "target_candidate_matching_net_resnet50"
+
+
+def base_weights(folder) -> DiMPNet:
+    config = network_config("super_dimp_simple")
+    torch.manual_seed(2)
+    net = DiMPNet(config)
+    header = WeightsHeader("dimp", "super_dimp_simple", asdict(config))
+    save_weights(folder / "super_dimp_simple.safetensors", net.state_dict(), header)
+    return net
+
+
+def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_keeptracks_published_file_converts(tmp_path, zip_format):
+    path, out = tmp_path / "keep_track.pth.tar", tmp_path / "keep_track.safetensors"
+    net = published(path, "keep_track", MATCHER, MATCHER_KWDS, zip_format=zip_format)
+    assert tracker_of_weights(path) == "keeptrack"
+    header = convert(path, out, validate=published_header(None))
+    assert (header.family, header.preset, header.source_file) == ("keeptrack", "keep_track", path.name)
+    assert (header.config["sinkhorn_iterations"], header.config["backbone"]) == (7, "resnet50")
+    kept = load_weights(out).tensors
+    assert set(kept) == set(net.state_dict())
+    assert all(torch.equal(kept[key], value) for key, value in net.state_dict().items())
+    named = convert(path, tmp_path / "named.safetensors", validate=published_header("keep_track"), name="keep_track")
+    assert named == header
+
+
+def test_keeptracks_published_file_loads(tmp_path, empty_weights_folder):
+    path, out = tmp_path / "keep_track.pth.tar", empty_weights_folder / "keep_track.safetensors"
+    net = published(path, "keep_track", MATCHER, MATCHER_KWDS, zip_format=True)
+    empty_weights_folder.mkdir()
+    base = base_weights(empty_weights_folder)
+    convert(path, out, validate=published_header(None))
+    found = load("keeptrack", device="cpu")
+    assert found.matcher_config == KeepTrackNetConfig(sinkhorn_iterations=7)
+    assert equal(found.follower.matcher, net.for_inference())
+    assert equal(found.net, base.for_inference())
+    out.unlink()
+    for other in (load("keeptrack_fast", weights=path, device="cpu"), load(str(path), device="cpu")):
+        assert equal(other.follower.matcher, found.follower.matcher)
+        assert equal(other.net, found.net), "the base tracker's comes from its own file"
+    assert other.name == "keeptrack", "the file says so"
+    convert(path, out, validate=published_header(None))
+    given = load("keeptrack", weights=empty_weights_folder / "super_dimp_simple.safetensors", device="cpu")
+    assert equal(given.follower.matcher, found.follower.matcher), "a base tracker's file takes the base tracker's place"
+
+
+def test_converting_keeptracks_file_from_the_command_line(tmp_path, capsys):
+    from keepsight.cli import main
+
+    path, out = tmp_path / "keep_track.pth.tar", tmp_path / "out.safetensors"
+    net = published(path, "keep_track", MATCHER, MATCHER_KWDS, zip_format=True)
+    assert main(["weights", "convert", str(path), "--out", str(out)]) == 0
+    assert f"wrote {out}: keep_track, from keep_track.pth.tar" in capsys.readouterr().out
+    assert main(["weights", "info", str(out)]) == 0
+    assert "keeptrack" in capsys.readouterr().out
+    tensors = net.state_dict()
+    del tensors["matcher.bin_score"]
+    torch.save({"net": tensors}, path)
+    assert main(["weights", "convert", str(path), "--out", str(tmp_path / "x.safetensors")]) == 2
+    assert "bin_score" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_absent_second_weights_say_where_to_get_them(empty_weights_folder):
+    empty_weights_folder.mkdir()
+    with pytest.raises(ks.WeightsError, match=r"super_dimp_simple\.pth\.tar"):
+        load("keeptrack", device="cpu")
+    base_weights(empty_weights_folder)
+    with pytest.raises(ks.WeightsError, match=r"keep_track\.pth\.tar") as error:
+        load("keeptrack", device="cpu")
+    assert "keepsight weights convert keep_track.pth.tar --name keep_track --out" in str(error.value)
+
+
+def lite_matcher(folder, header: bool = True):
+    """As training writes it: without a backbone."""
+    torch.manual_seed(3)
+    config = lite_config()
+    net = KeepTrackNet(config)
+    about = WeightsHeader("keeptrack", "keeptrack-lite", asdict(config) | {"backbone": None})
+    path = folder / ("matcher.safetensors" if header else "matcher.pth")
+    if header:
+        return net, save_weights(path, net.state_dict(), about)
+    torch.save({"net": net.state_dict()}, path)
+    return net, path
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_trained_matcher_of_the_default_tracker(tmp_path, header):
+    net, path = lite_matcher(tmp_path, header)
+    tracker = load("keeptrack-lite", weights=path, device="cpu")
+    assert equal(tracker.follower.matcher, net.for_inference())
+    assert equal(tracker.net, load("dimp-lite", device="cpu").net)
+    tracker.init(FRAME, box=(40, 30, 30, 40))
+    assert tracker.update(FRAME).candidates
+    if header:
+        assert tracker_of_weights(path) == "keeptrack-lite"
+        assert load(str(path), device="cpu").name == "keeptrack-lite"
+    else:
+        out = tmp_path / "named.safetensors"
+        made = convert(path, out, validate=published_header("keeptrack-lite"), name="keeptrack-lite")
+        assert (made.family, made.preset, made.config["descriptor_kernel"]) == ("keeptrack", "keeptrack-lite", 3)
+        assert load(str(out), device="cpu").name == "keeptrack-lite"
+
+
+def test_a_matcher_for_other_features_is_refused(tmp_path, empty_weights_folder):
+    empty_weights_folder.mkdir()
+    base_weights(empty_weights_folder)
+    _, lite = lite_matcher(tmp_path)
+    with pytest.raises(ks.WeightsError, match=r"feature_channels 232 .* needs feature_channels 1024"):
+        load("keeptrack", weights=lite, device="cpu")
+    path = tmp_path / "keep_track.pth.tar"
+    published(path, "keep_track", MATCHER, MATCHER_KWDS, zip_format=True)
+    with pytest.raises(ks.WeightsError, match=r"feature_channels 1024 .* needs feature_channels 232"):
+        load("keeptrack-lite", weights=path, device="cpu")
+    with pytest.raises(ks.WeightsError):
+        load("dimp-lite", weights=lite, device="cpu")
+
+
+def test_the_base_tracker_s_own_file_is_still_the_base_tracker_s(empty_weights_folder):
+    empty_weights_folder.mkdir()
+    base_weights(empty_weights_folder)
+    assert tracker_of_weights(empty_weights_folder / "super_dimp_simple.safetensors") == "superdimp_simple"

@@ -50,12 +50,16 @@ class Track:
     """Frame after the last one; default: the end."""
     save: Annotated[str | None, arg(metavar="FILE")] = None
     """Video with the boxes drawn: .mp4 .mov .mkv .avi .webm, or a folder of images (end it with /)."""
+    candidates: bool = False
+    """Draw a KeepTrack tracker's candidates on the video too: a numbered ring around each, a colour for each identity."""
     save_boxes: Annotated[str | None, arg(metavar="FILE")] = None
     """Boxes: .csv (all fields), .json (all fields), .txt (x,y,w,h; with several objects one file each)."""
     save_densities: Annotated[str | None, arg(metavar="DIR")] = None
     """Predicted densities of PrDiMP trackers, for each frame one .npz and one picture."""
     seed: Annotated[int, arg(metavar="S")] = 0
     """Of every random draw; same input and seed, same boxes."""
+    calibration: Annotated[str | None, arg(metavar="FILE")] = None
+    """Adds presence_probability to the rows: a file of `keepsight calibrate`, or 'default' for the one keepsight comes with."""
     skip_bad_frames: bool = False
     """Go on past damaged pictures and pictures of another size; they are counted at the end."""
     latest: bool = False
@@ -303,6 +307,45 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Fit a calibration, which makes a probability of a tracker's presence, to results that are there, and judge it.
+
+    keepsight calibrate dimp-lite --data tld --results results --out calibration
+
+    Nothing is tracked. At least two sequences must have frames in which the target is absent; each is held out in turn. Use the
+    file with `keepsight track --calibration calibration/calibration.json`. Plots need `pip install 'keepsight[report]'`.
+    """
+
+    tracker: Annotated[Positional[str], arg(metavar="TRACKER")]
+    """Whose results: its name in them."""
+    data: Annotated[tuple[str, ...], arg(metavar="NAME..")] = ()
+    """Data sets (`keepsight data list`), or folders of your own sequences."""
+    results: Annotated[str, arg(metavar="DIR")] = "results"
+    """Where `keepsight eval` kept its results."""
+    out: Annotated[str, arg(metavar="DIR")] = "calibration"
+    """Folder to write; made if absent."""
+    event: Annotated[str, arg(metavar="E")] = "in-view"
+    """What the probability is of: in-view (the target, wherever the box is) or on-target (and the box overlaps it by half)."""
+    method: Annotated[str, arg(metavar="M")] = "auto"
+    """isotonic, logistic, or auto: which does better on sequences held out."""
+    share: Annotated[float | None, arg(metavar="P")] = None
+    """Share of frames with the event in the videos it is for, such as 0.95; default: as in the sequences fitted to."""
+    folds: Annotated[int | None, arg(metavar="N")] = None
+    """Sequences are held out in N groups; default: one by one, in 20 groups if they are more."""
+    only: Annotated[str, arg(metavar="GLOB")] = "*"
+    """Only the sequences whose names match, e.g. 'car*'."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of the data set, or the folder that holds it."""
+    formats: Annotated[tuple[str, ...], arg(metavar="F..")] = ("pdf", "png")
+    """Of the plots, any of pdf, png, svg."""
+
+    def run(self) -> int:
+        from .calibrate import calibrate
+
+        return calibrate(self)
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a tracker by one of the published recipes, or a change of one.
 
@@ -311,6 +354,10 @@ class Train:
     keepsight train dimp18 --data-root /data --set data.batch_size=16 --amp bf16
 
     torchrun --standalone --nproc-per-node 2 -m keepsight train dimp50 --data-root /data
+
+    keepsight train keeptrack --stage candidates --tracker dimp-lite --data got10k:train --out candidates.json
+
+    keepsight train keeptrack --set data.candidates=candidates.json
 
     Ctrl-C and SIGTERM finish the step and write a checkpoint; the same command with --resume goes on exactly there.
     """
@@ -325,6 +372,17 @@ class Train:
     """Folder of checkpoints, logs and the trained network; default: runs/RECIPE."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a value of the recipe, e.g. optim.lr=1e-3; --show has the names. Repeat it for more."""
+    stage: Annotated[str, arg(metavar="STAGE")] = "network"
+    """network, or, before it, candidates (KeepTrack's recipes): a base tracker follows the targets of data sets, and --out, a
+    .json file, keeps what its score maps showed. The same command goes on where it was stopped."""
+    tracker: Annotated[str | None, arg(metavar="NAME")] = None
+    """Stage candidates: the base tracker; default: the recipe's."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """Stage candidates: weights of the base tracker instead of its own."""
+    data: Annotated[tuple[str, ...], arg(metavar="NAME..")] = ()
+    """Stage candidates: data sets to track, for training or evaluation, or lookalikes:procedural; default: the recipe's."""
+    sequences: Annotated[int | None, arg(metavar="N")] = None
+    """Stage candidates: only the first N sequences of each data set."""
     show: bool = False
     """Only print the recipe with every value."""
     resume: bool = False
@@ -406,13 +464,50 @@ class AtomConvergence:
 
 
 @dataclass(frozen=True)
+class LookAlikes:
+    """KeepTrack's association beside its base tracker, on synthetic videos in which look-alikes cross the target.
+
+    keepsight experiment look-alikes --out look-alikes
+
+    Nothing is needed but the weights. Writes one row per video and tracker as CSV, and means, intervals and differences as JSON.
+    Matching by position and by score rank in the network's place shows what the network adds.
+    """
+
+    out: Annotated[str, arg(metavar="DIR")] = "look-alikes"
+    """Folder to write; made if absent."""
+    matcher: Annotated[str | None, arg(metavar="FILE")] = None
+    """Association network instead of keeptrack-lite's own; 'random' for one that is not trained."""
+    seeds: Annotated[int, arg(metavar="N")] = 5
+    """Seeds 0, 1, .., each with videos of its own; under two minutes each on one core."""
+    videos: Annotated[int, arg(metavar="N")] = 4
+    """Videos of each seed."""
+    frames: Annotated[int, arg(metavar="N")] = 150
+    """Frames of each video."""
+    gap: Annotated[tuple[float, float], arg(metavar="LOW HIGH")] = (0.8, 1.5)
+    """How near look-alikes come to the target: least distance of the centres, in sides of the object, drawn between these."""
+    device: Annotated[str, arg(metavar="D")] = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        from .experiment import look_alikes
+
+        return look_alikes(self)
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """Experiments of the papers, repeated on your data.
+    """Experiments of the papers, repeated.
 
     keepsight experiment list
     """
 
-    action: Annotated[ExperimentList, subcommand("list")] | Annotated[AtomConvergence, subcommand("atom-convergence")]
+    action: (
+        Annotated[ExperimentList, subcommand("list")]
+        | Annotated[AtomConvergence, subcommand("atom-convergence")]
+        | Annotated[LookAlikes, subcommand("look-alikes")]
+    )
 
     def run(self) -> int:
         return self.action.run()
@@ -435,6 +530,7 @@ Command = (
     | Annotated[Data, subcommand("data")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Calibrate, subcommand("calibrate")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Experiment, subcommand("experiment")]
     | Annotated[Env, subcommand("env")]

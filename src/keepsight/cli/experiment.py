@@ -14,10 +14,13 @@ from .outputs import make_folder
 if TYPE_CHECKING:
     from ..datasets import Sequence
     from ..trackers.atom import AtomTracker
-    from . import AtomConvergence
+    from . import AtomConvergence, LookAlikes
 
 
-_EXPERIMENTS = {"atom-convergence": "ATOM, supplement, Figure S3: loss of the first frame against BackProp calls"}
+_EXPERIMENTS = {
+    "atom-convergence": "ATOM, supplement, Figure S3: loss of the first frame against BackProp calls",
+    "look-alikes": "KeepTrack: what association gains where look-alikes cross the target",
+}
 
 
 def list_them() -> int:
@@ -52,6 +55,28 @@ def atom_convergence(command: AtomConvergence) -> int:
         tell(f"wrote {out / name}")
     for path in _plots(out, command.formats):
         tell(f"wrote {path}")
+    return 0
+
+
+def look_alikes(command: LookAlikes) -> int:
+    """Track, write, print."""
+    from ..experiments import look_alikes as experiment
+
+    config = experiment.LookAlikesConfig(
+        seeds=command.seeds, videos=command.videos, frames=command.frames, gap=command.gap
+    )
+    trackers = experiment.load_trackers(command.matcher, command.device)
+    out = make_folder(command.out)
+    done = experiment.LookAlikes(trackers, out, config, (lambda _: None) if command.quiet else tell)
+    try:
+        summary = done.run()
+    except KeyboardInterrupt:
+        tell(f"{out / experiment.RUNS} has the videos that were finished")
+        raise
+    for line in (*experiment.table(summary), *experiment.describe(summary)):
+        say(line)
+    for name in (experiment.RUNS, experiment.SUMMARY):
+        tell(f"wrote {out / name}")
     return 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import __version__
 from ..boxes import Box
-from ..errors import VideoError
+from ..errors import InputError, VideoError
 from ..online.state import Result, Status
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Outputs:
     """Everything that is written while tracking; as a context manager it finishes the files."""
 
     def __init__(self, command: Track, frames: FrameSource, tracker: Tracker[Any]) -> None:
+        """Raises :class:`InputError` for something to be written that this tracker does not give."""
+        _check_candidates(command, tracker)
         self._command, self._frames, self._tracker = command, frames, tracker
         self._stack = ExitStack()
         self.video: VideoWriter | None = None
@@ -33,6 +35,11 @@ class Outputs:
         self.rows: Any = None
         self.densities: Path | None = None
         self.labels = ["target"] if len(command.box) == 1 else None
+
+    @property
+    def has_probability(self) -> bool:
+        """Whether results say how likely the target is in view: the tracker has a calibration."""
+        return getattr(self._tracker, "calibration", None) is not None
 
     @property
     def owns_terminal(self) -> bool:
@@ -51,10 +58,12 @@ class Outputs:
             if command.save_boxes is not None:
                 about = {"source": self._frames.name, "size": list(self._frames.size), "fps": self._frames.fps}
                 about |= {"tracker": self._tracker.name, "seed": command.seed, "keepsight": __version__}
-                self.boxes = stack.enter_context(BoxWriter(command.save_boxes, len(command.box), about))
+                self.boxes = stack.enter_context(
+                    BoxWriter(command.save_boxes, len(command.box), about, probability=self.has_probability)
+                )
             if not (command.save or command.save_boxes or command.save_densities):
                 self.rows = csv.writer(sys.stdout, lineterminator="\n")
-                self.rows.writerow(BOX_COLUMNS)
+                self.rows.writerow([*BOX_COLUMNS, *(["presence_probability"] if self.has_probability else [])])
             self._stack = stack.pop_all()
         return self
 
@@ -67,7 +76,8 @@ class Outputs:
             if self.boxes is not None:
                 self.boxes.write_init(frame.index, i, box)
             if self.rows is not None:
-                self.rows.writerow([frame.index, i, *box, "", 1.0, "given", "given", True, "first frame", ""])
+                more = [1.0] if self.has_probability else []
+                self.rows.writerow([frame.index, i, *box, "", 1.0, "given", "given", True, "first frame", "", *more])
         self._draw(frame, [given(box) for box in boxes])
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
@@ -77,7 +87,8 @@ class Outputs:
                 self.boxes.write(frame.index, i, r)
             if self.rows is not None:
                 rest = [r.score, r.presence, r.status, r.flag, r.updated, r.update_reason, r.milliseconds]
-                self.rows.writerow([frame.index, i, *r.box, *rest])
+                more = [r.presence_probability] if self.has_probability else []
+                self.rows.writerow([frame.index, i, *r.box, *rest, *more])
         if self.rows is not None:
             sys.stdout.flush()
         if self.densities is not None:
@@ -88,13 +99,25 @@ class Outputs:
         if self.video is not None:
             from ..draw import draw_results
 
-            self.video.write(draw_results(frame.image, results, labels=self.labels))
+            shown = draw_results(frame.image, results, labels=self.labels, candidates=self._command.candidates)
+            self.video.write(shown)
 
     def written(self) -> list[Path]:
         """Files and folders that hold results; right after closing too."""
         paths = [self.video.file] if self.video is not None and self.video.frames else []
         paths += list(self.boxes.paths) if self.boxes is not None else []
         return paths + ([self.densities] if self.densities is not None else [])
+
+
+def _check_candidates(command: Track, tracker: Tracker[Any]) -> None:
+    if not command.candidates:
+        return
+    if getattr(tracker, "follower", None) is None:
+        raise InputError(
+            f"--candidates: {tracker.name} follows no candidates; use a KeepTrack tracker such as 'keeptrack-lite'"
+        )
+    if command.save is None:
+        raise InputError("--candidates are drawn on the video; say where to write it with --save")
 
 
 def given(box: Box) -> Result:

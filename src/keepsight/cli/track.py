@@ -51,7 +51,13 @@ def track(command: Track) -> int:
                             command.source, start=command.start, end=command.end, latest=latest, on_error=on_error
                         )
                     )
-                    tracker = load(command.tracker, weights=command.weights, device=command.device, seed=command.seed)
+                    tracker = load(
+                        command.tracker,
+                        weights=command.weights,
+                        device=command.device,
+                        seed=command.seed,
+                        calibration=command.calibration,
+                    )
                     stack.enter_context(one_thread(tracker))
                     if command.save_densities is not None and not tracker.predicts_densities:
                         tracker.densities()  # its own error, before the first frame

@@ -1,4 +1,5 @@
-"""Scores as plots that a paper can print: success, precision, attributes, accuracy-robustness, expected overlap.
+"""Scores as plots that a paper can print: success, precision, attributes, accuracy-robustness, expected overlap, and how
+far probabilities can be taken at their word.
 
 Every function returns a matplotlib ``Figure`` of a paper's column width (:func:`write_plots` saves them as PDF and PNG
 with embedded TrueType fonts). No window is opened and matplotlib's own settings stay as they are. Needs matplotlib:
@@ -23,6 +24,8 @@ from .styles import TrackerStyle, tracker_styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .calibration import Bin
 
 COLUMN = 3.3
 """Width of a column in inches (CVPR, ECCV and PAMI are within 0.2 of it)."""
@@ -207,6 +210,79 @@ def ranking_plot(scores: Sequence[Scores], metric: str = "EAO", *, styles: Style
     return figure
 
 
+def reliability_plot(bins: Mapping[str, Sequence[Bin]], title: str = "", *, event: str = "in view") -> Figure:
+    """What was said against what was seen, a line per key of ``bins``; on the diagonal probabilities hold. Below it how many of
+    the frames each bin has (markers grow with it), sequences weighing alike. Vertical lines are intervals over sequences."""
+    with plot_look():
+        figure, axes = new_figure(COLUMN, COLUMN * 1.25)
+        axes.remove()
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+        upper.plot([0, 1], [0, 1], color="#808080", lw=0.7)
+        styles = tracker_styles(bins)
+        for place, (name, rows) in enumerate(bins.items()):
+            x = [row.probability for row in rows]
+            line, aside = line_style(styles[name]), 0.006 * (place - (len(bins) - 1) / 2)
+            upper.vlines(
+                [v + aside for v in x],
+                [row.share.low for row in rows],
+                [row.share.high for row in rows],
+                color=line["color"],
+                lw=0.6,
+                alpha=0.5,
+            )
+            shares, look = [row.share.value for row in rows], _MARKERS[styles[name].marker]
+            upper.plot(x, shares, **dict(line, lw=0.7, marker=look, ms=2.4), label=_label(name))
+            sizes = [4 + 110 * row.weight for row in rows]  # a bin of few frames says little
+            upper.scatter(x, shares, s=sizes, marker=look, color=line["color"], linewidths=0, alpha=0.8, zorder=3)
+            width = 0.1 / (len(bins) + 1)
+            middles = [(row.low + row.high) / 2 + width * (place - (len(bins) - 1) / 2) for row in rows]
+            lower.bar(middles, [100 * row.weight for row in rows], width=width, color=line["color"])
+        upper.set_xlim(-0.01, 1.01)
+        upper.set_ylim(-0.02, 1.02)
+        upper.set_ylabel(f"Share of frames {event}")
+        upper.set_title(_label(title))
+        _legend_below(figure, upper, len(bins))
+        lower.set_yscale("log")
+        lower.set_axisbelow(True)
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        lower.set_ylabel("Frames [%]")
+        lower.set_xlabel("Probability said")
+    return figure
+
+
+def roc_plot(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    title: str = "",
+    *,
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    event: str = "in view",
+) -> Figure:
+    """ROC curves: false and true positive rates, (K,) each, by label; ``parts`` are drawn thin and grey (single sequences)."""
+    with plot_look():
+        figure, axes = new_figure(COLUMN, COLUMN)
+        axes.plot([0, 1], [0, 1], color="#808080", lw=0.7)
+        for (name, (x, y)), dash in zip((parts or {}).items(), [*_LINES.values()] * len(parts or {}), strict=False):
+            axes.plot(x, y, color="#9a9a9a", lw=0.8, linestyle=dash, label=_label(name))
+        styles = tracker_styles(curves)
+        for name, (x, y) in curves.items():
+            axes.plot(x, y, **line_style(styles[name]), label=_label(name))
+        axes.set_xlim(-0.005, 1)
+        axes.set_ylim(0, 1.005)
+        axes.set_aspect("equal")
+        axes.set_xlabel(f"False positive rate (frames not {event})")
+        axes.set_ylabel(f"True positive rate (frames {event})")
+        axes.set_title(_label(title))
+        _legend(axes, min(7, len(curves) + len(parts or {})), "lower right")
+    return figure
+
+
+def save_plot(figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+    """The files ``folder/name.format``; the same figure gives the same bytes. Raises :class:`InputError` for other formats than
+    ``pdf``, ``png`` and ``svg``."""
+    check_formats(formats)
+    return [save_figure(figure, Path(folder).expanduser() / f"{name}.{kind}") for kind in formats]
+
+
 def write_plots(
     scores: Sequence[Scores],
     folder: str | Path,
@@ -221,9 +297,7 @@ def write_plots(
     Returns the files. The same scores give the same bytes. Raises :class:`InputError` for other formats than ``pdf``,
     ``png`` and ``svg``, or without matplotlib.
     """
-    unknown = sorted(set(formats) - {"pdf", "png", "svg"})
-    if unknown:
-        raise InputError(f"plots cannot be written as {', '.join(unknown)}; choose from pdf, png, svg")
+    check_formats(formats)
     require_matplotlib()
     out = Path(folder).expanduser()
     groups = group_scores(scores)
@@ -255,6 +329,13 @@ def _plots_of(group: Group, styles: Styles, attributes: bool) -> list[tuple[str,
     if attributes and group.attributes:
         plots.append(("attribute-table", lambda: attribute_table_plot(scores)))
     return plots
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises :class:`InputError` for other formats than ``pdf``, ``png`` and ``svg``."""
+    unknown = sorted(set(formats) - {"pdf", "png", "svg"})
+    if unknown:
+        raise InputError(f"plots cannot be written as {', '.join(unknown)}; choose from pdf, png, svg")
 
 
 def require_matplotlib() -> None:

@@ -80,11 +80,15 @@ def peak(scores: np.ndarray) -> tuple[float, tuple[int, int]]:
 
 
 def subcell_peak(scores: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Maximum between the cells and its (row, column): top of the parabolas through :func:`peak` and its neighbours.
+    """Maximum between the cells and its (row, column): :func:`between_cells` at the :func:`peak`."""
+    return between_cells(scores, *peak(scores)[1])
+
+
+def between_cells(scores: np.ndarray, row: int, col: int) -> tuple[float, tuple[float, float]]:
+    """Top of the parabolas through a peak's cell and its neighbours, and its (row, column).
 
     It lies within ±0.5 cells of the peak; along an axis on which the peak is at the border it stays on the cell.
     """
-    height, (row, col) = peak(scores)
 
     def top(line: np.ndarray, i: int) -> tuple[float, float]:
         """(offset, gain) along one axis."""
@@ -96,7 +100,7 @@ def subcell_peak(scores: np.ndarray) -> tuple[float, tuple[float, float]]:
         return offset, 0.25 * (after - before) * offset
 
     (dy, gain_y), (dx, gain_x) = top(scores[:, col], row), top(scores[row], col)
-    return height + gain_y + gain_x, (row + dy, col + dx)
+    return float(scores[row, col]) + gain_y + gain_x, (row + dy, col + dx)
 
 
 def localise(

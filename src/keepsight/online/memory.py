@@ -1,4 +1,7 @@
-"""The bounded memory of training samples: features, boxes, weights; spec/dimp-atom.md §7.7."""
+"""The bounded memory of training samples: features, boxes, weights; spec/dimp-atom.md §7.7.
+
+With a confidence for every sample (KeepTrack): spec/keeptrack-rts-lwl.md §3.6, α there is the weight here and β the confidence.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ class MemoryConfig:
     """Weight of a new sample from a frame with a distractor."""
     min_init_weight: float = 0.25
     """The first frame's samples together never weigh less than this, and are then never replaced; 0 turns both off."""
+    confidence_threshold: float | None = None
+    """Samples weigh by age times confidence, and not at all if their confidence is below this; None: by age alone."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -31,22 +36,34 @@ class MemoryConfig:
         for name in ("learning_rate", "hard_negative_learning_rate", "min_init_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+        if self.confidence_threshold is not None and not 0 <= self.confidence_threshold <= 1:
+            raise InputError(
+                f"confidence_threshold is {self.confidence_threshold}; expected 0 to 1, the first frame's samples have 1"
+            )
 
 
 def next_weights(
-    weights: np.ndarray, stored: int, initial: int, previous: int | None, rate: float, min_init_weight: float
+    weights: np.ndarray,
+    stored: int,
+    initial: int,
+    previous: int | None,
+    rate: float,
+    min_init_weight: float,
+    confidence: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Weights after one insertion, and the slot it goes to; §7.7.
 
     ``weights``: (M,) float64. ``stored``: insertions so far, the ``initial`` ones included. ``previous``: slot of the last
-    insertion after the initial ones, if any.
+    insertion after the initial ones, if any. ``confidence``: (M,); with it the sample is replaced that weighs least by both,
+    and one that replaces the last keeps its weight.
     """
+    worth = weights if confidence is None else weights * confidence
     weights = weights.copy()
     keep = initial if min_init_weight > 0 else 0
     if stored < len(weights):
         slot = stored
     else:
-        slot = keep + int(weights[keep:].argmin()) if keep < len(weights) else int(weights.argmin())
+        slot = keep + int(worth[keep:].argmin()) if keep < len(weights) else int(worth.argmin())
     if stored == 0 or rate == 1:
         weights[:] = 0
         weights[0] = 1
@@ -54,7 +71,7 @@ def next_weights(
     if previous is None:  # the new sample ends slightly below the rate: quirk Q13
         weights /= 1 - rate
         weights[slot] = rate
-    else:
+    elif confidence is None or slot != previous:
         weights[slot] = weights[previous] / (1 - rate)
     weights /= weights.sum()
     if keep and weights[:keep].sum() < min_init_weight:
@@ -82,6 +99,8 @@ class SampleMemory:
     """Insertions so far; may exceed M."""
     previous: int | None = None
     """Slot of the last insertion after the first frame."""
+    confidence: np.ndarray | None = None
+    """(M,) float64, 0 in free slots and where it was below the threshold; None without a threshold."""
 
     @classmethod
     def start(cls, config: MemoryConfig, samples: Samples, targets: Tensor) -> SampleMemory:
@@ -97,21 +116,29 @@ class SampleMemory:
         kept[:count] = targets
         weights = np.zeros(config.size)
         weights[:count] = 1 / count
-        return cls(config, cells, kept, weights, samples.size, count, count)
+        confidence = None if config.confidence_threshold is None else (weights > 0).astype(float)
+        return cls(config, cells, kept, weights, samples.size, count, count, confidence=confidence)
 
-    def insert(self, cells: Tensor, target: Tensor, *, hard_negative: bool = False) -> int:
-        """Store one sample: ``cells`` (H·W, D), ``target`` (1, 4) or (1, H', W'). Returns the slot it went to."""
+    def insert(self, cells: Tensor, target: Tensor, *, hard_negative: bool = False, confidence: float = 1.0) -> int:
+        """Store one sample: ``cells`` (H·W, D), ``target`` (1, 4) or (1, H', W'). Returns the slot it went to.
+
+        ``confidence``: at least 0, not limited to 1; only read if the memory has a threshold.
+        """
         rate = self.config.hard_negative_learning_rate if hard_negative else self.config.learning_rate
         self.weights, slot = next_weights(
-            self.weights, self.stored, self.initial, self.previous, rate, self.config.min_init_weight
+            self.weights, self.stored, self.initial, self.previous, rate, self.config.min_init_weight, self.confidence
         )
         self.cells[0, slot], self.targets[slot] = cells, target
+        if self.confidence is not None and self.config.confidence_threshold is not None:
+            # the published tracker erases low ones at the next solve, which follows every insertion (quirk Q7)
+            self.confidence[slot] = confidence if confidence >= self.config.confidence_threshold else 0.0
         self.previous = slot
         self.stored += 1
         return slot
 
     def filled(self) -> tuple[Samples, Tensor, Tensor]:
-        """Samples (views), their targets (n, 1, ...) and weights (n, 1) of the slots in use."""
+        """Samples (views), their targets (n, 1, ...) and weights (n, 1) of the slots in use, times confidence if kept."""
         n = min(self.stored, self.config.size)
-        weights = torch.as_tensor(self.weights[:n, None], dtype=self.cells.dtype, device=self.cells.device)
+        worth = self.weights if self.confidence is None else self.weights * self.confidence
+        weights = torch.as_tensor(worth[:n, None], dtype=self.cells.dtype, device=self.cells.device)
         return Samples(self.cells[:, :n], self.map_size), self.targets[:n], weights

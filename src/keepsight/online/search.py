@@ -1,5 +1,7 @@
 """Geometry between image, search region and crop, for one target; spec/dimp-atom.md §7.1, 7.4, 7.5.
 
+And the size of the search region while the target is lost; spec/keeptrack-rts-lwl.md §3.5.
+
 Positions are pixel-index centres (row, column), sizes (h, w), both in image pixels; the scale is image pixels per crop pixel.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..boxes import Box
+from ..errors import InputError
 
 Pair = tuple[float, float]
 
@@ -48,6 +51,12 @@ class View:
         half = (self.side - 1) / 2
         return (row - half) * self.scale + self.pos[0], (col - half) * self.scale + self.pos[1]
 
+    @property
+    def search_area(self) -> Box:
+        """(x, y, w, h) from the crop's first to its last pixel, in image pixels; spec/keeptrack-rts-lwl.md §1.3."""
+        extent = self.scale * self.side - 1
+        return Box(self.pos[1] - extent / 2, self.pos[0] - extent / 2, extent, extent)
+
 
 def initial_scale(size: Pair, search_area_scale: float, side: int) -> float:
     """Image pixels per crop pixel so that the search region is ``search_area_scale`` times the target (geometric mean)."""
@@ -71,3 +80,59 @@ def clamp_position(pos: Pair, size: Pair, frame_size: tuple[int, int], inside_ra
 def centring_offset(feature_cells: int, filter_size: int, scale: float, side: int) -> float:
     """Shift of the sampling centre that puts the target on a score cell; 0 for all published sizes; §7.5."""
     return ((feature_cells + filter_size) % 2) * scale * side / (2 * feature_cells)
+
+
+@dataclass(frozen=True)
+class RescaleConfig:
+    """How the search region of a lost target grows back: to the mean of the larger regions in which it was last found."""
+
+    horizon: int = 60
+    """Scales that are remembered: those of the last frames in which the target was found."""
+    fewest: int = 2
+    """Of the scales not below the last one, at least this many (the latest) are averaged, ..."""
+    most: int = 30
+    """... at most this many, and in between as many as frames were lost."""
+    inclusive: bool = True
+    """Scales equal to the last one take part, so that itself does; otherwise larger ones only."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fewest <= self.most or self.horizon < 1:
+            raise InputError(
+                f"scales to average: fewest {self.fewest}, most {self.most}, horizon {self.horizon}; expected 1 <= fewest <= "
+                f"most and a horizon of at least 1"
+            )
+
+    @classmethod
+    def paper(cls) -> RescaleConfig:
+        """The paper's values (spec §3.5): larger scales only, up to 30, no horizon; ours of 1000 keeps the memory bounded."""
+        return cls(horizon=1000, fewest=1, inclusive=False)
+
+
+@dataclass
+class ScaleHistory:
+    """Scales at which the target was found, and for how many frames it has been lost; plain data that a snapshot can save."""
+
+    scales: list[float]
+    """Image pixels per crop pixel of the crops, oldest first; at most ``horizon``."""
+    lost: int = 0
+    """Frames since the target was last found."""
+
+    @classmethod
+    def start(cls) -> ScaleHistory:
+        """At the first frame: nothing searched yet."""
+        return cls([])
+
+    def found(self, scale: float, config: RescaleConfig) -> None:
+        """The target was found in a crop of this ``scale`` (before refinement)."""
+        self.scales = [*self.scales, scale][-config.horizon :]
+        self.lost = 0
+
+    def rescaled(self, scale: float, config: RescaleConfig) -> float:
+        """The target was lost in a crop of this ``scale``: the scale of the next crop. Never found yet: the same."""
+        if not self.scales:
+            return scale
+        self.lost += 1
+        last = self.scales[-1]
+        larger = [s for s in self.scales if s > last or (config.inclusive and s == last)]
+        kept = larger[-min(max(self.lost, config.fewest), config.most) :]
+        return sum(kept) / len(kept) if kept else scale

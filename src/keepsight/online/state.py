@@ -22,6 +22,20 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A peak of the score map, and which object the tracker takes it for."""
+
+    id: int
+    """Identity: the same number in every frame in which the tracker took it for the same object."""
+    score: float
+    """Of the peak, in the tracker's own units."""
+    position: tuple[float, float]
+    """(x, y) in image pixels."""
+    is_target: bool
+    """Whether the tracker took it for the target."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What a tracker says about one target in one frame.
 
@@ -35,7 +49,8 @@ class Result:
     score: float
     """Maximum of the target classifier's score map, in the tracker's own units."""
     presence: float
-    """How likely the target is in view, in [0, 1]; 0.5 is the tracker's own limit for calling it lost."""
+    """How sure the tracker is that the target is in view, in [0, 1], with 0.5 at its own limit for calling it lost; it rises with
+    the tracker's confidence and is no probability."""
     status: Status
     """``found``, ``uncertain`` (several likely places) or ``lost`` (the box is the last known one)."""
     flag: str
@@ -48,3 +63,8 @@ class Result:
     """Time spent in this ``update`` call for this target (a joint call's time is shared out evenly)."""
     mask: np.ndarray | None = None
     """Segmentation of the target, (H, W) bool, from trackers that make one."""
+    presence_probability: float | None = None
+    """Calibrated probability that the target is in view, or of what else the tracker's calibration says it is of
+    (:attr:`Calibration.event`); None for a tracker without a calibration."""
+    candidates: tuple[Candidate, ...] = ()
+    """All peaks of the score map with their identities, best first, from trackers that follow them (KeepTrack)."""

@@ -18,7 +18,8 @@ from ..images import check_frame
 from ..online import snapshot
 from ..online.densities import Densities
 from ..online.localise import NOT_FOUND, UNCERTAIN
-from ..online.state import Result, Status
+from ..online.presence import Calibration
+from ..online.state import Candidate, Result, Status
 
 TargetT = TypeVar("TargetT")
 
@@ -37,6 +38,7 @@ class Outcome:
     updated: bool
     reason: str
     mask: np.ndarray | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Tracker(ABC, Generic[TargetT]):
     def __init__(self, name: str, device: torch.device, seed: int) -> None:
         self.name, self.device, self.seed = name, device, seed
         self._session: Session[TargetT] | None = None
+        self._calibration: Calibration | None = None
 
     # --- the public loop ---------------------------------------------------------------------------------------------
 
@@ -118,6 +121,25 @@ class Tracker(ABC, Generic[TargetT]):
         """Number of targets being tracked; 0 before ``init``."""
         return 0 if self._session is None else len(self._session.targets)
 
+    # --- presence as a probability -----------------------------------------------------------------------------------
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What makes ``Result.presence_probability``; None: results have none. It is no part of a saved state.
+
+        Setting one that was fitted to another tracker raises :class:`InputError`.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is not None and calibration.tracker != self.name:
+            raise InputError(
+                f"the calibration was fitted to {calibration.tracker}, and this is {self.name}, whose confidences mean something "
+                f"else; fit one with `keepsight calibrate {self.name}`"
+            )
+        self._calibration = calibration
+
     # --- saved states ------------------------------------------------------------------------------------------------
 
     def save_state(self, path: str | Path) -> None:
@@ -169,18 +191,21 @@ class Tracker(ABC, Generic[TargetT]):
 
     def _result(self, outcome: Outcome, height: int, width: int, milliseconds: float) -> Result:
         box = state_to_box(outcome.pos, outcome.size)
+        presence = min(max(0.0, outcome.presence), 1.0)  # in this order NaN becomes 0
         status = {NOT_FOUND: Status.LOST, UNCERTAIN: Status.UNCERTAIN}.get(outcome.flag, Status.FOUND)
         return Result(
             box=clip_box(box, height, width),
             box_unclipped=box,
             score=outcome.score,
-            presence=min(max(outcome.presence, 0.0), 1.0),
+            presence=presence,
             status=status,
             flag=outcome.flag,
             updated=outcome.updated,
             update_reason=outcome.reason,
             milliseconds=milliseconds,
+            candidates=outcome.candidates,
             mask=outcome.mask,
+            presence_probability=None if self._calibration is None else self._calibration(presence),
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +31,12 @@ from ..nn.iou_net import Modulation
 from ..nn.target_filter import gaussian_label, softmax2d
 from ..online.densities import Densities, box_densities
 from ..online.first_frame import augmented_samples
-from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, LocalisationConfig, localise
+from ..online.localise import HARD_NEGATIVE, NOT_FOUND, UNCERTAIN, Localisation, LocalisationConfig, localise
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
 from ..online.refine import RefineConfig
 from ..online.search import View, centring_offset, clamp_position, initial_scale
+from ..online.state import Candidate
 from .base import Outcome, Session, presence_from_score
 from .overlap import WIDE_BLURS, WIDE_ROTATIONS, OverlapTarget, OverlapTracker
 
@@ -65,6 +67,8 @@ class DiMPConfig:
     """Iterations at every scheduled update."""
     hard_negative_iterations: int = 1
     """Iterations after a frame with a distractor."""
+    hard_negative_score: float = -math.inf
+    """A frame with a distractor and a maximum below this is remembered but not learnt from at once."""
     low_score_threshold: float | None = None
     """A maximum below this gets ``low_score_iterations`` (unless a hard negative); None: never."""
     low_score_iterations: int = 0
@@ -168,10 +172,15 @@ class _LastFrame:
     """(N, H', W'), raw."""
 
 
-class DiMPTracker(OverlapTracker[DiMPTarget]):
+DiMPTargetT = TypeVar("DiMPTargetT", bound=DiMPTarget)
+
+
+class DiMPTracker(OverlapTracker[DiMPTargetT]):
     """The family's online loop around a :class:`DiMPNet`."""
 
-    session_type = Session[DiMPTarget]
+    session_type: Any = Session[DiMPTarget]
+    target_type: type[DiMPTarget] = DiMPTarget
+    """What is remembered; a family that remembers more gives defaults for the rest."""
 
     def __init__(self, name: str, config: DiMPConfig, net: DiMPNet, device: torch.device, seed: int = 0) -> None:
         super().__init__(name, device, seed)
@@ -179,15 +188,16 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
         self.net = net.for_inference().to(device)
         self.dtype = next(net.parameters()).dtype
         self.cells = config.sample_size // STRIDE  # F, side of the classifier's features
+        self.cell = config.sample_size / self.cells  # crop pixels per score cell
         self._last: _LastFrame | None = None
 
     # --- first frame (§7.1, 7.3, 7.7) --------------------------------------------------------------------------------
 
-    def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[DiMPTarget]:
+    def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[DiMPTargetT]:
         self._last = None
         return [self._learn(frame, box, self._random_source(i)) for i, box in enumerate(boxes)]
 
-    def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> DiMPTarget:
+    def _learn(self, frame: np.ndarray, box: Box, random: RandomSource) -> DiMPTargetT:
         cfg, side = self.config, self.config.sample_size
         pos, size = box_to_state(box)
         scale = initial_scale(size, cfg.search_area_scale, side)
@@ -214,7 +224,7 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
         labels = boxes if not self._dense_labels else self._labels(pos, view, base_size, shifts)
         fit = self.net.classifier.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
         modulation = self._modulation(features, shifted, [t.kind for t in transforms])
-        return DiMPTarget(
+        return self.target_type(  # type: ignore[return-value]
             pos=pos, size=size, base_size=base_size, scale=scale, frame=1, refined_pos=None, filter=fit.weights,
             memory=SampleMemory.start(cfg.memory, samples, labels), modulation3=modulation.level3,
             modulation4=modulation.level4, random=random,
@@ -232,7 +242,7 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
 
     # --- every later frame (§7.5) ------------------------------------------------------------------------------------
 
-    def _advance(self, frame: np.ndarray, targets: list[DiMPTarget]) -> list[Outcome]:
+    def _advance(self, frame: np.ndarray, targets: list[DiMPTargetT]) -> list[Outcome]:
         cfg, side = self.config, self.config.sample_size
         patches = []
         for target in targets:
@@ -268,7 +278,7 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
 
     def _follow(
         self,
-        target: DiMPTarget,
+        target: DiMPTargetT,
         view: View,
         scores: np.ndarray,
         maps: Tensor,
@@ -277,10 +287,7 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
     ) -> Outcome:
         """Move one target to where its scores (H', W') say, refine its box, and learn from its ``maps`` (D, F, F)."""
         cfg = self.config
-        where = localise(
-            scores, cfg.localisation, cell=self.config.sample_size / self.cells, sample_scale=view.scale,
-            sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
-        )  # fmt: skip
+        where = self._localise(target, view, scores, features, frame_size)
         if where.flag != NOT_FOUND:
             moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
             target.pos = clamp_position(moved, target.size, frame_size)
@@ -288,8 +295,33 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
         updated, reason = self._update(target, view, maps, where.flag, where.max_score)
         if where.flag != NOT_FOUND and cfg.keep_stale_position and target.refined_pos is not None:
             target.pos = target.refined_pos
-        presence = presence_from_score(where.max_score, cfg.presence_midpoint)
-        return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)
+        presence = presence_from_score(self._confidence(target, where.max_score), cfg.presence_midpoint)
+        candidates = self._candidates(target)
+        return Outcome(
+            target.pos, target.size, where.max_score, presence, where.flag, updated, reason, candidates=candidates
+        )
+
+    def _candidates(self, target: DiMPTargetT) -> tuple[Candidate, ...]:
+        """What to say about the peaks of this frame."""
+        return ()
+
+    def _localise(
+        self,
+        target: DiMPTargetT,
+        view: View,
+        scores: np.ndarray,
+        features: BackboneFeatures,
+        frame_size: tuple[int, int],
+    ) -> Localisation:
+        """Where the scores (H', W') put the target."""
+        return localise(
+            scores, self.config.localisation, cell=self.cell, sample_scale=view.scale,
+            sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
+        )  # fmt: skip
+
+    def _confidence(self, target: DiMPTargetT, score: float) -> float:
+        """How sure the tracker is of a frame with this maximum: for the sample's weight, if memory keeps it, and presence."""
+        return score
 
     def _observe(self, raw_scores: Tensor, outcomes: list[Outcome]) -> None:
         """Hook for tests and analysis: raw score maps (N, H', W') and outcomes of the frame just tracked."""
@@ -306,7 +338,7 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
 
     # --- memory and target model (§7.7, 7.10) ------------------------------------------------------------------------
 
-    def _update(self, target: DiMPTarget, view: View, maps: Tensor, flag: str, score: float) -> tuple[bool, str]:
+    def _update(self, target: DiMPTargetT, view: View, maps: Tensor, flag: str, score: float) -> tuple[bool, str]:
         cfg = self.config
         if flag in (NOT_FOUND, UNCERTAIN):
             return False, "target lost" if flag == NOT_FOUND else "location uncertain"
@@ -316,7 +348,10 @@ class DiMPTracker(OverlapTracker[DiMPTarget]):
                 label = self._labels(target.pos, view, target.base_size, [(0, 0)])[0]
             else:
                 label = self._crop_box(target, view)[None]
-            target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=hard)
+            confidence = self._confidence(target, score)
+            target.memory.insert(maps.permute(1, 2, 0).flatten(0, 1), label, hard_negative=hard, confidence=confidence)
+        if hard and score < cfg.hard_negative_score:
+            return False, "hard negative of low score"
         if hard:
             iterations, reason = cfg.hard_negative_iterations, "hard negative"
         elif cfg.low_score_threshold is not None and score < cfg.low_score_threshold:

@@ -35,6 +35,7 @@ from ..online.localise import (
 from ..online.memory import MemoryConfig, SampleMemory
 from ..online.random import RandomSource
 from ..online.search import View, clamp_position, initial_scale
+from ..online.state import Candidate
 from .base import Outcome, Session, Tracker
 
 __all__ = ["LiteConfig", "LiteNet", "LiteNetConfig", "LiteTarget", "LiteTracker", "presets"]
@@ -145,7 +146,9 @@ class _Region:
 class LiteTracker(Tracker[LiteTarget]):
     """The online loop around a :class:`LiteNet`."""
 
-    session_type = Session[LiteTarget]
+    session_type: Any = Session[LiteTarget]
+    target_type: type[LiteTarget] = LiteTarget
+    """What is remembered; a tracker that remembers more gives defaults for the rest."""
 
     def __init__(self, name: str, config: LiteConfig, net: LiteNet, device: torch.device, seed: int = 0) -> None:
         super().__init__(name, device, seed)
@@ -177,7 +180,7 @@ class LiteTracker(Tracker[LiteTarget]):
         fit = self.net.filter_optimizer(start, samples, labels, None, cfg.init_iterations)
         reference = found[:1]
         view = self.net.box_net.view(reference.fine, reference.coarse, first[None])
-        return LiteTarget(
+        return self.target_type(
             pos=pos, size=size, steady_size=size, scale=scale, lost=0, view=view,
             filter=fit.weights, memory=SampleMemory.start(cfg.memory, samples, labels), random=random,
         )  # fmt: skip
@@ -209,10 +212,7 @@ class LiteTracker(Tracker[LiteTarget]):
             own = [n for n, region in enumerate(regions) if region.target == i]
             row = own[self._choose(target, [subcell_peak(scores[n])[0] for n in own])]
             view = View(patches[row].position, patches[row].scale, side)
-            where = localise(
-                scores[row], cfg.localisation, cell=STRIDE, sample_scale=view.scale,
-                sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
-            )  # fmt: skip
+            where = self._localise(target, view, scores[row], found[[row]], frame_size)
             target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
             if where.flag != NOT_FOUND:
                 moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]
@@ -231,10 +231,28 @@ class LiteTracker(Tracker[LiteTarget]):
             chosen = [rows[i] for i in sure]
             seen = found if len(chosen) == len(regions) else found[chosen]  # mostly all: no copy of the maps
             self._fit_boxes([targets[i] for i in sure], seen, [views[i] for i in sure], frame_size)
-        return [
+        outcomes = [
             self._finish(target, view, maps[row], where)
             for target, view, row, where in zip(targets, views, rows, places, strict=True)
         ]
+        self._observe(scores[rows], views, outcomes)
+        return outcomes
+
+    def _localise(
+        self, target: LiteTarget, view: View, scores: np.ndarray, features: LiteFeatures, frame_size: tuple[int, int]
+    ) -> Localisation:
+        """Where the scores (F, F) of a target's region put it."""
+        return localise(
+            scores, self.config.localisation, cell=STRIDE, sample_scale=view.scale,
+            sample_pos=view.pos, previous_pos=target.pos, target_size=target.size,
+        )  # fmt: skip
+
+    def _candidates(self, target: LiteTarget) -> tuple[Candidate, ...]:
+        """What to say about the peaks of this frame."""
+        return ()
+
+    def _observe(self, scores: np.ndarray, views: list[View], outcomes: list[Outcome]) -> None:
+        """Hook for analysis: each target's chosen score map (N, F, F), its crop, and the outcome of the frame just tracked."""
 
     def _regions(self, target: LiteTarget, frame_size: tuple[int, int]) -> list[tuple[Pair, float]]:
         """Where to look, (centre, scale): the last place and, if the target is lost, one other."""
@@ -307,7 +325,10 @@ class LiteTracker(Tracker[LiteTarget]):
         updated, reason = self._update(target, view, maps, where.flag, where.max_score)
         limit = self.config.localisation.target_not_found
         presence = 0.5 + 0.5 * math.tanh(0.5 * self.config.presence_slope * (where.max_score - limit))
-        return Outcome(target.pos, target.size, where.max_score, presence, where.flag, updated, reason)
+        candidates = self._candidates(target)
+        return Outcome(
+            target.pos, target.size, where.max_score, presence, where.flag, updated, reason, candidates=candidates
+        )
 
     def _update(self, target: LiteTarget, view: View, maps: Tensor, flag: str, score: float) -> tuple[bool, str]:
         """Remember the crop and improve the filter, unless it is doubtful that the crop shows the target."""

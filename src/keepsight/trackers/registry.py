@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import weights as files
 from ..errors import InputError, WeightsError, nearest_names
 from ..models.atom import AtomLiteNet, AtomNet, AtomNetConfig, atom_config_from_constructor, atom_network
 from ..models.dimp import DiMPNet, DiMPNetConfig, config_from_constructor, network_config
+from ..models.keeptrack import KeepTrackNet, KeepTrackNetConfig, keeptrack_config_from_constructor, lite_config
+from ..online.presence import Calibration, read_calibration, weights_sum
 from ..weights import (
     Constructor,
     ForeignCheckpoint,
@@ -27,10 +30,24 @@ from ..weights import (
     strip_module_prefix,
 )
 from ..weights.store import HEADER_KEY
-from . import atom, dimp, dimp_lite
+from . import atom, dimp, dimp_lite, keeptrack
 from .base import Tracker
 
 RANDOM = "random"
+DEFAULT = "default"
+"""The calibration that comes with keepsight."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One network of a tracker."""
+
+    weights: str
+    """Name of its weights in the catalogue."""
+    default_config: Callable[[], Any]
+    """Network configuration that these weights were published with."""
+    build_net: Callable[[Any], nn.Module]
+    """The network of a configuration, with fresh parameters."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +60,20 @@ class _Entry:
     """Network configuration that these weights were published with."""
     build_net: Callable[[Any], nn.Module]
     """The network of a configuration, with fresh parameters."""
-    build: Callable[[Any, torch.device, int], Tracker]
-    """The tracker around a network."""
+    build: Callable[..., Tracker]
+    """The tracker around its network, or networks: (networks.., device, seed)."""
+    second: _Part | None = None
+    """Another network that it needs."""
+
+    @property
+    def parts(self) -> tuple[_Part, ...]:
+        """All networks, the base tracker's first."""
+        first = _Part(self.weights, self.default_config, self.build_net)
+        return (first,) if self.second is None else (first, self.second)
 
 
 def _entries() -> dict[str, _Entry]:
+    build: Callable[..., Tracker]
     entries = {
         name: _Entry(
             config.weights, partial(network_config, config.weights), DiMPNet, partial(dimp.DiMPTracker, name, config)
@@ -63,6 +89,14 @@ def _entries() -> dict[str, _Entry]:
     for name, settings in atom.lite_presets().items():
         build = partial(atom.AtomTracker, name, settings)
         entries[name] = _Entry(settings.weights, dimp_lite.LiteNetConfig, AtomLiteNet, build)
+    for name, kept in keeptrack.presets().items():
+        matcher = _Part("keep_track", KeepTrackNetConfig, KeepTrackNet)
+        base, build = partial(network_config, kept.weights), partial(keeptrack.KeepTrackTracker, name, kept)
+        entries[name] = _Entry(kept.weights, base, DiMPNet, build, matcher)
+    for name, lite_kept in keeptrack.lite_presets().items():
+        matcher = _Part(lite_kept.association.matcher, lite_config, KeepTrackNet)
+        build = partial(keeptrack.KeepTrackLiteTracker, name, lite_kept)
+        entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, build, matcher)
     return entries
 
 
@@ -77,16 +111,23 @@ def tracker_names() -> tuple[str, ...]:
 
 
 def load(
-    name: str = "dimp-lite", *, weights: str | Path | None = None, device: str | torch.device = "auto", seed: int = 0
+    name: str = "dimp-lite",
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    calibration: str | Path | Calibration | None = None,
 ) -> Tracker:
     """A tracker by name, ready for ``init(frame, box)``.
 
     ``name``: one of :func:`tracker_names`, or the path of a weights file, whose header says which tracker it is for.
     ``weights``: None for the tracker's own (packaged, or found as ``keepsight weights list`` shows), a path of a converted or
     published file, or ``"random"`` for seeded random numbers. ``device``: ``"auto"`` (CUDA, then MPS, then CPU) or any torch
-    device. ``seed``: of every random draw, and of random weights.
+    device. ``seed``: of every random draw, and of random weights. ``calibration``: what makes ``Result.presence_probability``:
+    ``"default"`` for the one that comes with keepsight, a file of ``keepsight calibrate``, or a :class:`Calibration`.
 
-    Raises :class:`InputError` for an unknown name or device, :class:`WeightsError` for absent, damaged or unfitting weights.
+    Raises :class:`InputError` for an unknown name or device, or a calibration that is damaged or of another tracker or weights;
+    :class:`WeightsError` for absent, damaged or unfitting weights.
     """
     chosen, read = choose_device(device), None
     if not isinstance(seed, int) or isinstance(seed, bool):
@@ -100,18 +141,65 @@ def load(
     if name not in entries:
         raise InputError(f"no tracker {name!r}; {nearest_names(name, entries)}")
     entry = entries[name]
+    fitted = None if calibration is None else _find_calibration(name, calibration)
     if weights == RANDOM:
+        used = RANDOM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = entry.build_net(entry.default_config())
+            nets = [part.build_net(part.default_config()) for part in entry.parts]
     else:
-        path = find_weights(entry.weights) if weights is None else Path(weights)
-        tensors, config = read_network(path, entry.default_config(), read)
-        with torch.device("meta"):
-            net = entry.build_net(config)
-        checked = check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=f"{name} ({path})")
-        net.load_state_dict(checked, strict=True, assign=True)
-    return entry.build(net.eval().requires_grad_(False), chosen, seed)
+        paths = _files(name, entry, weights, read)
+        given = None if weights is None else Path(weights)
+        nets = [
+            _loaded(name, part, path, read if path == given else None)
+            for part, path in zip(entry.parts, paths, strict=True)
+        ]
+        used = "" if fitted is None else weights_sum(paths[0])
+    tracker = entry.build(*(net.eval().requires_grad_(False) for net in nets), chosen, seed)
+    tracker.calibration = fitted  # refuses that of another tracker
+    if fitted is not None and fitted.weights_sha256 not in ("", used):
+        raise InputError(
+            f"the calibration was fitted to results of {name} with the weights {fitted.weights_sha256}, and these are {used}, "
+            "whose confidences mean something else; run keepsight eval and keepsight calibrate with them"
+        )
+    return tracker
+
+
+def _files(name: str, entry: _Entry, weights: str | Path | None, read: ForeignCheckpoint | None) -> list[Path]:
+    """The weights file of each of the tracker's networks; a file that is given takes the place of the one it is for."""
+    given = None if weights is None else Path(weights)
+    place = 0
+    if given is not None and entry.second is not None:
+        place = int(recognise(strip_module_prefix((read or read_any(given)).tensors)) == "keep_track")
+    return [
+        given if given is not None and i == place else find_weights(part.weights) for i, part in enumerate(entry.parts)
+    ]
+
+
+def _loaded(name: str, part: _Part, path: Path, read: ForeignCheckpoint | None) -> nn.Module:
+    """The network of a file; ``read``: a file's content, if it was read before."""
+    tensors, config = read_network(path, part.default_config(), read)
+    with torch.device("meta"):
+        net = part.build_net(config)
+    checked = check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=f"{name} ({path})")
+    net.load_state_dict(checked, strict=True, assign=True)
+    return net
+
+
+def _find_calibration(name: str, calibration: str | Path | Calibration) -> Calibration:
+    """The packaged one, that of a file, or itself."""
+    if isinstance(calibration, Calibration):
+        return calibration
+    if calibration != DEFAULT:
+        return read_calibration(calibration)
+    path = Path(files.__file__).parent / "files" / f"{name}.presence.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.name.partition(".")[0] for p in path.parent.glob("*.presence.json"))) or "none"
+        raise InputError(
+            f"keepsight comes with no calibration for {name} (with: {there}); fit one with `keepsight calibrate {name}` and give "
+            "its file"
+        )
+    return read_calibration(path)
 
 
 def read_network(
@@ -133,12 +221,21 @@ def read_network(
     kind: dict[type, tuple[str, ...]] = {
         DiMPNetConfig: ("backbone", "optimiser"),
         AtomNetConfig: ("reference", "levels"),
+        KeepTrackNetConfig: (
+            "feature_channels",
+            "descriptor_kernel",
+        ),  # what the base tracker's features and scores ask for
     }
     names = kind.get(type(default), ())
-    given, wanted = (" + ".join(str(getattr(c, n)) for n in names) for c in (config, default))
+    given, wanted = (" + ".join(_words(n, getattr(c, n)) for n in names) for c in (config, default))
     if given != wanted:
         raise WeightsError(f"{path} is a network of {given}; this tracker needs {wanted}")
     return tensors, config
+
+
+def _words(name: str, value: Any) -> str:
+    """A setting in a message; a bare number would say nothing."""
+    return f"{name} {value}" if isinstance(value, int) else str(value)
 
 
 def _published_config(tensors: Mapping[str, Tensor], constructor: Constructor | None, default: Any) -> Any:
@@ -147,6 +244,11 @@ def _published_config(tensors: Mapping[str, Tensor], constructor: Constructor | 
         return config_from_constructor(constructor.fun_name, constructor.kwds)
     if isinstance(default, AtomNetConfig) and constructor is not None:
         return atom_config_from_constructor(constructor.fun_name, constructor.kwds)
+    if isinstance(default, KeepTrackNetConfig):
+        if constructor is not None:
+            default = keeptrack_config_from_constructor(constructor.fun_name, constructor.kwds)
+        has_backbone = any(name.startswith("feature_extractor.") for name in tensors)
+        return default if has_backbone else dataclasses.replace(default, backbone=None)
     if isinstance(default, AtomNetConfig) and recognise(tensors) == "atom_resnet50":
         return dataclasses.replace(default, backbone="resnet50")
     return default
@@ -171,14 +273,14 @@ def published_header(name: str | None) -> Callable[[dict[str, Tensor], Construct
 
     def validate(tensors: dict[str, Tensor], constructor: Constructor | None) -> WeightsHeader:
         guess = name or _published_name(tensors, constructor)
-        is_atom = "classifier" not in {key.partition(".")[0] for key in tensors}
-        config = _published_config(tensors, constructor, atom_network(guess) if is_atom else network_config(guess))
+        family, build, default = _family(guess, tensors)
+        config = _published_config(tensors, constructor, default)
         with torch.device("meta"):
-            net = AtomNet(config) if is_atom else DiMPNet(config)
+            net = build(config)
         check_keys(tensors, {k: tuple(v.shape) for k, v in net.state_dict().items()}, what=guess)
         maker = "" if constructor is None else f", constructor {constructor.fun_name}"
         return WeightsHeader(
-            "atom" if is_atom else "dimp",
+            family,
             guess,
             dataclasses.asdict(config),
             source=f"published checkpoint{maker}",
@@ -188,6 +290,16 @@ def published_header(name: str | None) -> Callable[[dict[str, Tensor], Construct
     return validate
 
 
+def _family(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, Callable[[Any], nn.Module], Any]:
+    """The family of a published file, its network, and the configuration of the network called ``name``."""
+    if recognise(tensors) == "keep_track":
+        lite = keeptrack.KeepTrackLiteConfig().association.matcher
+        return "keeptrack", KeepTrackNet, lite_config() if name == lite else KeepTrackNetConfig()
+    if "classifier" not in {key.partition(".")[0] for key in tensors}:
+        return "atom", AtomNet, atom_network(name)
+    return "dimp", DiMPNet, network_config(name)
+
+
 def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | None) -> str:
     """Which published network a state dict is; SuperDiMP and DiMP-50 differ in the constructor's label width only."""
     found = recognise(tensors)
@@ -195,6 +307,8 @@ def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | No
         raise WeightsError("no known network has these tensors; see `keepsight weights info FILE`")
     if found in ("atom", "atom_resnet50"):
         return "atom"
+    if found == "keep_track":
+        return found
     if found == "dimp50 or super_dimp":
         if constructor is None:
             raise WeightsError("the file may be dimp50 or super_dimp, which have equal tensors; say which with --name")
@@ -217,7 +331,7 @@ def tracker_of_weights(path: str | Path, read: ForeignCheckpoint | None = None) 
         wanted = _published_name(strip_module_prefix(read.tensors), read.constructor)
     entries = _entries()
     for name, entry in entries.items():
-        if entry.weights == wanted:
+        if wanted in [part.weights for part in entry.parts]:  # the base tracker itself comes before those built on it
             return name
     if wanted in entries:  # a recipe's own weights, of a tracker that otherwise uses published ones
         return wanted

@@ -16,7 +16,7 @@ from .batch import Batch, Losses
 from .data import VALIDATION, Source
 
 if TYPE_CHECKING:
-    from .recipes import Recipe, WeightedSet
+    from .recipes import AnyRecipe, AssociationRecipe, Recipe, WeightedSet
 
 AMP = ("none", "bf16", "fp16")
 
@@ -133,15 +133,26 @@ class Outcome:
     """The network, if the run went to its end."""
 
 
-def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0, fresh: bool = True) -> Job:
+def job_of(
+    recipe: AnyRecipe,
+    *,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    fresh: bool = True,
+    candidates: str | Path | None = None,
+) -> Job:
     """A recipe's network, optimiser and data, ready for :func:`~keepsight.training.loop.train`.
 
     ``data_root``: folder that holds the data sets. ``seed``: of random weights and samples. ``fresh`` False: the weights come
-    from a checkpoint, so the recipe's initial ones are not looked for.
+    from a checkpoint, so the recipe's initial ones are not looked for. ``candidates``: KeepTrack's candidate file, where the
+    recipe names none; it is made if it is not there (None: made, and not kept).
     Raises :class:`InputError` and :class:`WeightsError` for data and weights that are not here.
     """
     from .processing import collate_bytes
+    from .recipes import AssociationRecipe
 
+    if isinstance(recipe, AssociationRecipe):
+        return _association_job(recipe, data_root, seed, candidates)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = recipe.build_network(weights=fresh)
@@ -157,6 +168,54 @@ def job_of(recipe: Recipe, *, data_root: str | Path | None = None, seed: int = 0
         source, recipe.data.batch_size, recipe.data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
         recipe.data.validation_samples, recipe.validate_every, weights_header(recipe),
     )  # fmt: skip
+
+
+def _association_job(recipe: AssociationRecipe, root: str | Path | None, seed: int, path: str | Path | None) -> Job:
+    """KeepTrack's; validation judges real pairs with all their candidates, none of them made up."""
+    from .association import AssociationProcessing, CandidateSampler, collate_pairs, split
+    from .candidates import build_candidates, read_candidates
+
+    data = recipe.data
+    if data.candidates:
+        published = data.build.data
+        found = read_candidates(data.candidates, root)
+        found = found if found.data else read_candidates(data.candidates, root, published)
+    else:
+        found = build_candidates(data.build, path, root=root, device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = recipe.build_network()
+    trained, held = split(found, data.validation_every)
+    sampler: Any = CandidateSampler(trained, data.mining, data.items.slots)
+    process: Any = AssociationProcessing(data.items)  # of other groups than the frames' processing
+    source = Source(sampler, process, collate_pairs, seed)
+    validation = None
+    if held.sequences:
+        judged: Any = CandidateSampler(held, data.validation_mining, None)
+        as_detected: Any = AssociationProcessing(data.items, True)
+        validation = Source(judged, as_detected, collate_pairs, seed, VALIDATION)
+    return Job(
+        recipe.name, recipe.to_dict(), net, recipe.build_objective(), recipe.build_optimiser(net), recipe.set_learning_rates,
+        recipe.train_mode, source, data.batch_size, data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
+        data.validation_samples, recipe.validate_every, association_header(recipe, found.data),
+    )  # fmt: skip
+
+
+def association_header(recipe: AssociationRecipe, data: tuple[str, ...]) -> dict[str, Any]:
+    """As :func:`weights_header`; ``config`` is that of a network without backbone, which is what the file holds."""
+    from ..errors import WeightsError
+
+    preset = {"keeptrack": "keep_track", "keeptrack_lite": "keeptrack-lite"}
+    name = recipe.name.removesuffix("-debug")
+    config = asdict(recipe.network) | {"backbone": None}
+    header: dict[str, Any] = {"family": "keeptrack", "preset": preset.get(name, name), "config": config}
+    words = ["candidates of " + ", ".join(data), f"backbone {recipe.init}"]
+    with suppress(WeightsError):  # whoever needs the file says that it is not there
+        start = recipe.initial_header()
+        if start is not None:
+            header["licence"] = start.licence
+            words[-1] += f" ({start.source})"
+    return {**header, "source": "; ".join(words)}
 
 
 def weights_header(recipe: Recipe) -> dict[str, Any]:

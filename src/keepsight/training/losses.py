@@ -213,3 +213,23 @@ def matching_nll(
     to_bins = (log_assignment[:, :-1, -1] * alone0).sum(dim=1) + (log_assignment[:, -1, :-1] * alone1).sum(dim=1)
     negative = -to_bins / (alone0.sum(dim=1) + alone1.sum(dim=1)).clamp(min=1)
     return balancing * positive + (1 - balancing) * negative, positive, negative
+
+
+def matching_metrics(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Recall and precision of each of B pairs of frames, (B,) each; spec of KeepTrack §2.7.
+
+    ``predicted``, ``labels`` (B, N): partners of one frame's candidates, -1 for none; labels below -1 are not judged. Recall:
+    share of the labelled partners (> -1) that are predicted exactly. Precision: share of the predicted partners whose
+    label (>= -1) is the same. NaN where there is nothing to judge: average with ``nanmean``.
+    """
+    right = predicted == labels
+    partner, claimed = labels > -1, (predicted > -1) & (labels >= -1)
+    return (right & partner).sum(dim=1) / partner.sum(dim=1), (right & claimed).sum(dim=1) / claimed.sum(dim=1)
+
+
+def sinkhorn_row_norm(log_assignment: Tensor) -> Tensor:
+    """How well Sinkhorn's iterations met the rows' mass, (B,): mean over the candidates of Σ exp(Z), their bin included.
+
+    ``log_assignment`` (B, M + 1, N + 1); 1 is perfect. Columns are always met, rows only by enough iterations.
+    """
+    return log_assignment[:, :-1].exp().sum(dim=-1).mean(dim=-1)

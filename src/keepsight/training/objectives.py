@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from ..boxes import iou
 from ..errors import InputError
+from ..models.keeptrack import KeepTrackNet, Spots
 from ..models.lite import cell_of
 from ..models.overlap import TrainingOutput
+from ..nn.association import mutual_matches
 from ..nn.precision import at_least_float32
 from ..nn.target_filter import gaussian_label
+from .association import KINDS, AssociationBatch
 from .batch import Batch, Losses
 from .losses import (
     NonFiniteLossError,
@@ -27,6 +30,9 @@ from .losses import (
     grid_kl,
     iou_mse,
     lb_hinge,
+    matching_metrics,
+    matching_nll,
+    sinkhorn_row_norm,
 )
 
 NO_BOX = 99999.0
@@ -177,6 +183,55 @@ class LiteObjective:
             parts["classifier_iterations"] = self.iteration_weight * torch.stack(each[:-1]).mean()
         statistics["accuracy"] = classification_accuracy(scores[-1], label).mean()
         return _losses(parts, statistics, batch)
+
+
+@dataclass(frozen=True)
+class AssociationObjective:
+    """KeepTrack: likelihood of the known matches and of the candidates known to have none; spec/keeptrack-rts-lwl.md §2.7."""
+
+    weight: float = 1.0
+    """Factor of the loss."""
+    balancing: float = 0.5
+    """Share of the matches in the loss; the rest is of those without."""
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``positive``, ``negative``; statistics ``recall``, ``precision`` (of ``self``, ``HH``, .. items), ``row_norm``,
+        ``bin_score``."""
+        if not isinstance(batch, AssociationBatch) or not isinstance(net, KeepTrackNet):
+            raise InputError("this objective needs KeepTrack's network and batches of pairs; use a keeptrack recipe")
+        # the backbone sees first and second frames apart, as the matcher does: its norms may use the batch's statistics
+        maps = net.extract(batch.train_images[0]), net.extract(batch.test_images[0])  # (B, C, F, F) each
+        _, group = batch.counts.unique(dim=1, return_inverse=True)  # (B,); while training there is only one
+        equal = [(group == g).nonzero()[:, 0] for g in range(int(group.max()) + 1)]
+        found = [self._of_equal_counts(net, batch, rows, maps) for rows in equal]
+        positive, negative, recall, precision, norm, kinds = (torch.cat(part) for part in zip(*found, strict=True))
+        parts = {
+            "positive": self.weight * self.balancing * positive.mean(),
+            "negative": self.weight * (1 - self.balancing) * negative.mean(),
+        }
+        statistics = {"row_norm": norm.mean(), "bin_score": net.matcher.bin_score.detach().clone()}
+        for number, kind in enumerate(KINDS):
+            for name, values in (("recall", recall), ("precision", precision)):
+                judged = values[(kinds == number) & ~values.isnan()]
+                if len(judged):
+                    statistics[f"{name}_{kind}"] = judged.mean()
+        return _losses(parts, statistics, batch)
+
+    def _of_equal_counts(
+        self, net: KeepTrackNet, batch: AssociationBatch, rows: Tensor, maps: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Of the items ``rows`` (R,), whose frames have equally many candidates: losses, metrics, kinds, (R,) each."""
+        m, n = (int(batch.counts[i, rows[0]]) for i in (0, 1))
+        spots = [Spots(batch.cells[i], batch.points[i], batch.scores[i])[rows].first(c) for i, c in ((0, m), (1, n))]
+        z = net.associate(
+            maps[0][rows], maps[1][rows], (spots[0], spots[1]), batch.image_size[rows]
+        )  # (R, m + 1, n + 1)
+        m0, m1 = batch.matches[0, rows, :m], batch.matches[1, rows, :n]
+        _, positive, negative = matching_nll(z, batch.assignment[rows, :m, :n], m0, m1, self.balancing)
+        with torch.no_grad():
+            predicted = mutual_matches(z, net.config.match_threshold).index0
+            recall, precision = matching_metrics(predicted, m0)
+            return positive, negative, recall, precision, sinkhorn_row_norm(z), batch.kinds[rows]
 
 
 Objective = LiteObjective | AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective

@@ -10,11 +10,12 @@ losses = recipe.objective(net, batch)
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,28 @@ from torch import Tensor, nn
 from ..errors import InputError, WeightsError, nearest_names
 from ..models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from ..models.dimp import DiMPNet, DiMPNetConfig, network_config
+from ..models.keeptrack import LITE, FrozenFeatures, KeepTrackNet, KeepTrackNetConfig, lite_config
 from ..models.lite import LiteNet, LiteNetConfig
 from ..weights.store import WeightsHeader
 from . import settings
-from .objectives import AtomObjective, DiMPObjective, LiteObjective, Objective, PrDiMPObjective, SuperDiMPObjective
+from .association import AssociationData, ItemConfig
+from .candidates import CandidateConfig
+from .objectives import (
+    AssociationObjective,
+    AtomObjective,
+    DiMPObjective,
+    LiteObjective,
+    Objective,
+    PrDiMPObjective,
+    SuperDiMPObjective,
+)
 from .processing import ProcessingConfig
 from .sampler import SamplerConfig
 from .settings import from_plain, to_plain
 
 __all__ = [
-    "DataConfig", "OptimConfig", "ParameterGroup", "Recipe", "WeightedSet", "debug", "find_recipe", "override", "recipe_names",
+    "AnyRecipe", "AssociationRecipe", "DataConfig", "OptimConfig", "ParameterGroup", "Recipe", "WeightedSet",
+    "association_recipe_names", "debug", "find_recipe", "override", "recipe_names",
 ]  # fmt: skip
 
 DEBUG = "-debug"
@@ -159,23 +172,25 @@ class OptimConfig:
         return 1.0
 
 
+RecipeT = TypeVar("RecipeT", bound="_Recipe")
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what training gives, except the seed and the machine."""
+class _Recipe(ABC):
+    """What recipes of every kind have: a network's parts that learn, and how."""
 
     name: str
     """Its name, e.g. ``dimp18``."""
-    network: AtomNetConfig | DiMPNetConfig | LiteNetConfig
+    network: Any
     """The network."""
-    objective: AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective | LiteObjective
-    """What is minimised; :meth:`build_objective`."""
-    data: DataConfig
+    objective: Any
+    """What is minimised."""
+    data: Any
     """What it learns from."""
     optim: OptimConfig
     """How it learns."""
     init: str = RANDOM
-    """Initial weights: ``resnet18`` or ``resnet50`` (torchvision's ImageNet weights, which you bring), ``dimp-lite-start``
-    (packaged), ``random``, or a file with weights of the whole network or, except for dimp_lite, of a backbone."""
+    """Initial weights."""
     frozen: tuple[str, ...] = ()
     """Beginnings of the names of parameters without gradient."""
     fixed_statistics: tuple[str, ...] = ()
@@ -188,37 +203,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.validate_every < 1:
             raise InputError(f"epochs = {self.epochs}, validate_every = {self.validate_every}; give at least 1 of each")
-
-    def build_network(self, weights: bool = True) -> DiMPNet | AtomNet | LiteNet:
-        """The network in training mode with its initial weights (``weights`` False: random ones, to resume) and frozen parts set.
-
-        Random weights come from torch's global generator. Raises :class:`WeightsError` if the initial weights are not here
-        or are of another network.
-        """
-        net = _network(self.network)
-        if weights and self.init != RANDOM:
-            _load_initial(net, self.init)
-        for name, parameter in net.named_parameters():
-            parameter.requires_grad_(not any(_begins(name, prefix) for prefix in self.frozen))
-        self.train_mode(net)
-        return net
-
-    def initial_header(self) -> WeightsHeader | None:
-        """What the initial weights' file says of itself; None for random weights and files without a header of ours.
-
-        Raises :class:`WeightsError` if there should be a file and is none.
-        """
-        from ..weights.store import HEADER_KEY, parse_header, read_any
-
-        if self.init == RANDOM:
-            return None
-        path = _initial_file(self.init)
-        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
-        return parse_header(found, path) if HEADER_KEY in found else None
-
-    def build_objective(self) -> Objective:
-        """``objective(net, batch) -> Losses``."""
-        return self.objective
 
     def train_mode(self, net: nn.Module) -> None:
         """Training mode for ``net`` with the ``fixed_statistics`` in evaluation mode; to be called after every validation."""
@@ -269,9 +253,106 @@ class Recipe:
         return plain
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+    def from_dict(cls: type[RecipeT], values: dict[str, Any]) -> RecipeT:
         """The inverse of :meth:`to_dict`; :class:`InputError` for unknown names or values of the wrong type."""
         return from_plain(cls, values)
+
+
+@dataclass(frozen=True)
+class Recipe(_Recipe):
+    """Everything that decides what training gives, except the seed and the machine."""
+
+    network: AtomNetConfig | DiMPNetConfig | LiteNetConfig
+    """The network."""
+    objective: AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective | LiteObjective
+    """What is minimised; :meth:`build_objective`."""
+    data: DataConfig
+    """What it learns from."""
+    init: str = RANDOM
+    """Initial weights: ``resnet18`` or ``resnet50`` (torchvision's ImageNet weights, which you bring), ``dimp-lite-start``
+    (packaged), ``random``, or a file with weights of the whole network or, except for dimp_lite, of a backbone."""
+
+    def build_network(self, weights: bool = True) -> DiMPNet | AtomNet | LiteNet:
+        """The network in training mode with its initial weights (``weights`` False: random ones, to resume) and frozen parts set.
+
+        Random weights come from torch's global generator. Raises :class:`WeightsError` if the initial weights are not here
+        or are of another network.
+        """
+        net = _network(self.network)
+        if weights and self.init != RANDOM:
+            _load_initial(net, self.init)
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(not any(_begins(name, prefix) for prefix in self.frozen))
+        self.train_mode(net)
+        return net
+
+    def initial_header(self) -> WeightsHeader | None:
+        """What the initial weights' file says of itself; None for random weights and files without a header of ours.
+
+        Raises :class:`WeightsError` if there should be a file and is none.
+        """
+        from ..weights.store import HEADER_KEY, parse_header, read_any
+
+        if self.init == RANDOM:
+            return None
+        path = _initial_file(self.init)
+        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
+        return parse_header(found, path) if HEADER_KEY in found else None
+
+    def build_objective(self) -> Objective:
+        """``objective(net, batch) -> Losses``."""
+        return self.objective
+
+
+@dataclass(frozen=True)
+class AssociationRecipe(_Recipe):
+    """The same for KeepTrack, whose items are pairs of frames with candidates; spec/keeptrack-rts-lwl.md §2.
+
+    The backbone never learns, is no part of the trained weights, and is loaded from ``init`` also when a run goes on.
+    """
+
+    network: KeepTrackNetConfig
+    """The network; its ``backbone`` is that of training."""
+    objective: AssociationObjective
+    """What is minimised."""
+    data: AssociationData
+    """What it learns from."""
+    init: str = RANDOM
+    """Weights of the backbone: a name of the weights catalogue (``super_dimp_simple``, ``dimp-lite``) or a file with a network
+    that has it, or ``random``."""
+    batch_statistics: tuple[str, ...] = ()
+    """Parts of the frozen backbone whose batch norms use the batch's statistics in training (quirk Q5 of the published one)."""
+
+    def build_network(self, weights: bool = True) -> KeepTrackNet:
+        """The network in training mode, its backbone frozen and loaded. Random weights come from torch's global generator.
+
+        ``weights``: no difference; checkpoints lack the backbone. Raises :class:`WeightsError` if its weights are not here.
+        """
+        net = KeepTrackNet(self.network)
+        net.freeze_backbone(self.batch_statistics)
+        held = net.feature_extractor
+        if self.init != RANDOM and isinstance(held, FrozenFeatures):
+            _load_backbone(held, self.network.backbone == LITE, self.init)
+        self.train_mode(net)
+        return net
+
+    def initial_header(self) -> WeightsHeader | None:
+        """What the backbone's file says of itself; see :meth:`Recipe.initial_header`."""
+        from ..weights.store import HEADER_KEY, parse_header, read_any
+
+        if self.init == RANDOM:
+            return None
+        path = _catalogued(self.init)
+        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
+        return parse_header(found, path) if HEADER_KEY in found else None
+
+    def build_objective(self) -> AssociationObjective:
+        """``objective(net, batch) -> Losses``."""
+        return self.objective
+
+
+AnyRecipe = Recipe | AssociationRecipe
+"""What :func:`find_recipe` gives."""
 
 
 # --- initial weights -----------------------------------------------------------------------------------------------------
@@ -305,6 +386,26 @@ def _load_initial(net: DiMPNet | AtomNet | LiteNet, init: str) -> None:
     part.load_state_dict(
         check_keys(tensors, shapes, what="this recipe's network" if whole else f"a {backbone} backbone")
     )
+
+
+def _load_backbone(held: FrozenFeatures, is_lite: bool, init: str) -> None:
+    """Fill KeepTrack's frozen backbone from the base tracker's network."""
+    from ..weights.store import check_keys, read_any, strip_module_prefix
+
+    tensors = strip_module_prefix(read_any(_catalogued(init)).tensors)
+    prefix = "feature_extractor."
+    if not is_lite and any(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    shapes = {name: tuple(value.shape) for name, value in held.net.state_dict().items()}
+    held.load(check_keys(tensors, shapes, what="dimp-lite's network" if is_lite else "the backbone"))
+
+
+def _catalogued(init: str) -> Path:
+    """A file, or the catalogue's file of this name."""
+    from ..weights.catalog import find_weights
+
+    path = Path(init).expanduser()
+    return path if path.is_file() else find_weights(init)
 
 
 def _initial_file(init: str) -> Path:
@@ -536,6 +637,55 @@ def _dimp_lite() -> Recipe:
     )  # fmt: skip
 
 
+def _keeptrack() -> AssociationRecipe:
+    """The published one (§2.7, 2.8), with the paper's labels; ``data.items.published_quirks`` has the code's.
+
+    The base tracker follows LaSOT's training videos first, which takes days on a CPU: make the candidate file once and give
+    it as ``data.candidates``.
+    """
+    return AssociationRecipe(
+        "keeptrack",
+        KeepTrackNetConfig(swapped_centre=False),  # as trained; the published tracker swaps it (quirk Q1)
+        AssociationObjective(),
+        AssociationData(),
+        OptimConfig((ParameterGroup("descriptor_extractor"), ParameterGroup("matcher")), lr=1e-4, step_epochs=6),
+        init="super_dimp_simple",
+        epochs=15,
+        validate_every=1,
+        batch_statistics=("layer3", "layer4"),
+    )
+
+
+def _keeptrack_lite() -> AssociationRecipe:
+    """Our narrow network on dimp-lite's features, from synthetic videos with look-alikes that cross the target's way."""
+    return AssociationRecipe(
+        "keeptrack_lite",
+        lite_config(),
+        AssociationObjective(),
+        AssociationData(
+            build=CandidateConfig("dimp-lite", data=("lookalikes:shared", "lookalikes:procedural"), sequences=120),
+            items=ItemConfig(output_size=289, map_side=19, normalise=False),
+            batch_size=32,
+            samples_per_epoch=1600,
+            validation_samples=192,
+        ),
+        OptimConfig(
+            (ParameterGroup("descriptor_extractor"), ParameterGroup("matcher")),
+            lr=5e-4,
+            schedule="cosine",
+            clip_norm=10.0,
+        ),
+        init="dimp-lite",
+        epochs=8,
+        validate_every=1,
+    )
+
+
+_ASSOCIATION_RECIPES: dict[str, Callable[[], AssociationRecipe]] = {
+    "keeptrack": _keeptrack,
+    "keeptrack_lite": _keeptrack_lite,
+}
+
 _RECIPES: dict[str, Callable[[], Recipe]] = {
     "dimp_lite": _dimp_lite,
     "atom": lambda: _atom("atom"),
@@ -556,25 +706,31 @@ _RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names for :func:`find_recipe`; each also with ``-debug`` behind it."""
+    """Names of the recipes that learn from frames and boxes, for :func:`find_recipe`; each also with ``-debug`` behind it."""
     return tuple(_RECIPES)
 
 
-def find_recipe(name: str) -> Recipe:
+def association_recipe_names() -> tuple[str, ...]:
+    """Names of KeepTrack's recipes, likewise."""
+    return tuple(_ASSOCIATION_RECIPES)
+
+
+def find_recipe(name: str) -> AnyRecipe:
     """The recipe of this name (``dimp18``), or its debug variant (``dimp18-debug``); ``super_dimp`` is ``superdimp``.
 
     Raises :class:`InputError` with the nearest name if there is none.
     """
     plain = name.removesuffix(DEBUG)
-    known = {n.replace("_", ""): n for n in _RECIPES}
+    recipes: dict[str, Callable[[], AnyRecipe]] = {**_RECIPES, **_ASSOCIATION_RECIPES}
+    known = {n.replace("_", ""): n for n in recipes}
     found = known.get(plain.lower().replace("_", "").replace("-", ""))
     if found is None:
-        raise InputError(f"no recipe {name!r}; {nearest_names(plain, _RECIPES)}")
-    recipe = _RECIPES[found]()
+        raise InputError(f"no recipe {name!r}; {nearest_names(plain, recipes)}")
+    recipe = recipes[found]()
     return debug(recipe) if name.endswith(DEBUG) else recipe
 
 
-def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+def override(recipe: RecipeT, changes: Sequence[str]) -> RecipeT:
     """The recipe with ``changes`` such as ``"optim.lr=1e-3"``, ``"data.train=lasot:train*0.5,got10k:train"`` or
     ``"optim.groups.bb_regressor.lr=1e-3"``; :func:`keepsight.training.settings.override` has the rules and errors.
 
@@ -591,7 +747,36 @@ def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     return changed
 
 
-def debug(recipe: Recipe) -> Recipe:
+def debug(recipe: AnyRecipe) -> AnyRecipe:
+    """A variant that trains within two minutes on a CPU and needs no files; :func:`_debug_frames`, :func:`_debug_pairs`."""
+    return _debug_pairs(recipe) if isinstance(recipe, AssociationRecipe) else _debug_frames(recipe)
+
+
+def _debug_pairs(recipe: AssociationRecipe) -> AssociationRecipe:
+    """KeepTrack's: dimp-lite on procedural videos as base tracker, small crops, and for random features tenfold rates.
+
+    The published network gets a narrow backbone with random weights, with its norms fixed; the lite one keeps dimp-lite's.
+    """
+    is_lite = recipe.network.backbone == LITE
+    side = 145 if is_lite else 128
+    data = replace(
+        recipe.data,
+        build=CandidateConfig("dimp-lite", data=("lookalikes:procedural",), sequences=18, frames=40),
+        items=replace(recipe.data.items, output_size=side, map_side=10 if is_lite else 9),
+        validation_every=3,
+        batch_size=16,
+        samples_per_epoch=240,
+        validation_samples=96,
+    )
+    network = recipe.network if is_lite else replace(recipe.network, backbone="resnet50-narrow", feature_channels=256)
+    optim = replace(recipe.optim, lr_factor=1.0 if is_lite else 10.0, schedule="cosine")
+    changes: dict[str, Any] = {} if is_lite else {"init": RANDOM, "batch_statistics": ()}
+    return replace(
+        recipe, name=recipe.name + DEBUG, network=network, data=data, optim=optim, epochs=8, validate_every=1, **changes
+    )
+
+
+def _debug_frames(recipe: Recipe) -> Recipe:
     """A variant that trains within two minutes on a CPU and needs no files: procedural video, small crops, a narrow backbone.
 
     All else, down to the order of the parameter groups, is the recipe's own, so that what breaks here breaks there. Labels

@@ -49,10 +49,18 @@ class BoxWriter:
       that line numbers stay right.
 
     Boxes are ``Result.box``: pixels, top-left corner, clipped to the frame. The given box of the first frame has status
-    ``given`` and no score. Raises :class:`VideoError` at once when the output cannot be written.
+    ``given`` and no score. ``probability``: with a last column, ``presence_probability``. Raises :class:`VideoError` at once
+    when the output cannot be written.
     """
 
-    def __init__(self, path: str | Path, targets: int = 1, metadata: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        targets: int = 1,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        probability: bool = False,
+    ) -> None:
         self.path = Path(path).expanduser()
         self.kind = self.path.suffix.lower()
         if self.kind not in (".csv", ".json", ".txt"):
@@ -60,6 +68,7 @@ class BoxWriter:
         if targets < 1:
             raise InputError(f"targets is {targets}; give how many boxes each frame has, at least 1")
         self.targets = targets
+        self._more = ("presence_probability",) if probability else ()
         self.paths: tuple[Path, ...] = (self.path,)
         """The files that are written."""
         if self.kind == ".txt" and targets > 1:
@@ -81,7 +90,7 @@ class BoxWriter:
 
     def _start(self, metadata: dict[str, Any]) -> None:
         if self.kind == ".csv":
-            self._put(0, ",".join(BOX_COLUMNS) + "\n")
+            self._put(0, ",".join((*BOX_COLUMNS, *self._more)) + "\n")
         elif self.kind == ".json":
             head = {"format": "keepsight boxes", "version": 1, "targets": self.targets, "metadata": metadata}
             try:
@@ -96,6 +105,7 @@ class BoxWriter:
         """Row of the frame in which ``box`` was given."""
         given: dict[str, Any] = {"score": None, "presence": 1.0, "status": "given", "flag": "given"}
         given |= {"updated": True, "update_reason": "first frame", "milliseconds": None}
+        given |= dict.fromkeys(self._more, 1.0)
         self._write(frame_index, target, box, given)
 
     def write(self, frame_index: int, target: int, result: Result) -> None:
@@ -103,6 +113,7 @@ class BoxWriter:
         row: dict[str, Any] = {"score": float(result.score), "presence": float(result.presence)}
         row |= {"status": str(result.status), "flag": str(result.flag), "updated": bool(result.updated)}
         row |= {"update_reason": str(result.update_reason), "milliseconds": float(result.milliseconds)}
+        row |= {name: getattr(result, name) for name in self._more}
         self._write(frame_index, target, result.box, row)
 
     def _write(self, frame_index: int, target: int, box: tuple[float, ...], rest: dict[str, Any]) -> None:

@@ -66,6 +66,8 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("prdimp50", "prdimp50.pth.tar", MODEL_ZOO, ("prdimp50",)),
     CatalogEntry("super_dimp", "super_dimp.pth.tar", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("super_dimp_simple", "super_dimp_simple.pth.tar", MODEL_ZOO, ("super_dimp_simple",)),
+    CatalogEntry("keep_track", "keep_track.pth.tar", MODEL_ZOO, ("keep_track",)),
+    CatalogEntry("keeptrack-lite", None, "`keepsight train keeptrack_lite`", ("keep_track",)),
     CatalogEntry("atom", "atom_default.pth", MODEL_ZOO, _ATOM),
     CatalogEntry("atom_prob_ml", "atom_prob_ml", MODEL_ZOO, _ATOM),
     CatalogEntry("atom_gmm_sampl", "atom_gmm_sampl", MODEL_ZOO, _ATOM),
