@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_rules import arrays, compare, filled, random_state, tolerance
+from golden_rules import arrays, compare, fill_network, random_state, tolerance
 
 from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig
 from keepsight.nn.association import Candidates, double_softmax, find_candidates, log_sinkhorn, normalise_points
@@ -21,15 +21,8 @@ STEM = "keeptrack_tcm"
 @cache
 def filled_network(seed: int, dtype: torch.dtype = torch.float32) -> KeepTrackNet:
     """Without the backbone, which the golden file does not use."""
-    net = KeepTrackNet(KeepTrackNetConfig(backbone=None)).to(dtype)
-    state = {}
-    for key, tensor in net.state_dict().items():
-        value = filled(key, tuple(tensor.shape), seed, g_iou=1)
-        if key.endswith("bin_score"):  # golden/net/README.md §3
-            value = 1 + 0.1 * random_state(seed, key).standard_normal(())
-        state[key] = torch.from_numpy(np.asarray(value)).to(dtype)
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    net = fill_network(KeepTrackNet(KeepTrackNetConfig(backbone=None)), "keep_track", seed, dtype)
+    return net.requires_grad_(False)
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_rules import compare, fill_network, filled, random_state
+from golden_rules import compare, fill_network
 from replay import OVERRIDES, Played, overridden, play, recorded, traces
 
 from keepsight.models.dimp import DiMPNet, network_config
@@ -20,15 +20,8 @@ BASE = "super_dimp_simple"
 
 def matching_network(seed: int, dtype: torch.dtype) -> KeepTrackNet:
     """Without the backbone, which the tracker does not use."""
-    net = KeepTrackNet(KeepTrackNetConfig(backbone=None)).to(dtype)
-    state = {}
-    for key, tensor in net.state_dict().items():
-        value = filled(key, tuple(tensor.shape), seed, g_iou=1)
-        if key.endswith("bin_score"):  # golden/net/README.md §3
-            value = 1 + 0.1 * random_state(seed, key).standard_normal(())
-        state[key] = torch.from_numpy(np.asarray(value)).to(dtype)
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    net = fill_network(KeepTrackNet(KeepTrackNetConfig(backbone=None)), "keep_track", seed, dtype)
+    return net.requires_grad_(False)
 
 
 def run(golden: Path, name: str, dtype: torch.dtype) -> Played:
