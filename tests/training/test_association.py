@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from keepsight.cli import main
 from keepsight.errors import InputError
 from keepsight.models.keeptrack import (
-    AnyKernelDescriptors,
     FrozenFeatures,
     KeepTrackNet,
     KeepTrackNetConfig,
@@ -438,7 +437,7 @@ def test_objective_refuses_other_networks():
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 def test_descriptors_are_the_convolution_at_the_cells(kernel):
     torch.manual_seed(0)
-    extractor = AnyKernelDescriptors(6, 8, kernel)
+    extractor = DescriptorExtractor(6, 8, kernel)
     features = torch.randn(2, 6, 7, 9)
     whole = extractor.conv(features)
     side = (7 + (kernel % 2 == 0), 9 + (kernel % 2 == 0))

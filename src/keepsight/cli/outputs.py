@@ -39,7 +39,7 @@ class Outputs:
     @property
     def has_probability(self) -> bool:
         """Whether results say how likely the target is in view: the tracker has a calibration."""
-        return getattr(self._tracker, "calibration", None) is not None
+        return self._tracker.calibration is not None
 
     @property
     def owns_terminal(self) -> bool:
@@ -112,7 +112,7 @@ class Outputs:
 def _check_candidates(command: Track, tracker: Tracker[Any]) -> None:
     if not command.candidates:
         return
-    if getattr(tracker, "follower", None) is None:
+    if not tracker.follows_candidates:
         raise InputError(
             f"--candidates: {tracker.name} follows no candidates; use a KeepTrack tracker such as 'keeptrack-lite'"
         )

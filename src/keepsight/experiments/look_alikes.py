@@ -12,6 +12,7 @@ import copy
 import csv
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -191,7 +192,7 @@ def _paste(image: np.ndarray, picture: Picture, centre: np.ndarray) -> None:
 # --- the trackers -----------------------------------------------------------------------------------------------------------
 
 
-class RuleMatcher(KeepTrackNet):
+class RuleMatcher(KeepTrackNet, ABC):
     """In the network's place: matches candidates without looking at them, each match with probability 1."""
 
     def __init__(self) -> None:
@@ -210,9 +211,9 @@ class RuleMatcher(KeepTrackNet):
         sure = [(p >= 0).float() for p in partners]
         return Matches(partners[0], partners[1], sure[0], sure[1]), chosen.float()[None]
 
+    @abstractmethod
     def choose(self, before: Tensor, now: Tensor) -> Tensor:
         """Pairs of candidates at ``before`` (M, 2) and ``now`` (N, 2), both by falling score -> (M, N) bool."""
-        raise NotImplementedError
 
 
 class PositionMatcher(RuleMatcher):

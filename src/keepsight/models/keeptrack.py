@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, WeightsError, nearest_names
@@ -33,7 +32,6 @@ LAYER = "layer3"  # of the backbone, stride 16: what descriptors are made of
 LITE = "lite"  # dimp-lite's backbone, its taps at stride 16
 LITE_CHANNELS = 232
 CACHED_CROPS = 2
-PUBLISHED_KERNEL = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class KeepTrackNetConfig(AssociationConfig):
     backbone: str | None = "resnet50"
     """``resnet50`` as published, another name of ``nn/resnet.py``, ``lite`` (dimp-lite's taps; crops of 16 n + 1 pixels in
     0..255), or None: no backbone, features come from outside."""
-    descriptor_kernel: int = PUBLISHED_KERNEL
+    descriptor_kernel: int = 4
     """Side of the descriptor convolution. The score map has the features' side F if it is odd, F + 1 if it is even."""
     feature_size: float = 1.0
     """Features are divided by this first. Of about the size 1, they suit the descriptors' usual initial weights and rates."""
@@ -173,32 +171,6 @@ class FrozenFeatures(nn.Module):
         return self
 
 
-class AnyKernelDescriptors(DescriptorExtractor):
-    """The descriptor convolution with a kernel of any side k, padding k // 2, read at the candidates' cells."""
-
-    def __init__(self, channels_in: int, channels: int, kernel: int) -> None:
-        super().__init__(channels_in, channels)
-        self.conv = nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2)
-
-    def forward(self, features: Tensor, cells: Tensor) -> Tensor:
-        """``features`` (B, C, F, F'), ``cells`` (B, N, 2) int64 of the map (F + 1 for even k, else F) -> (B, N, D).
-
-        Raises :class:`InputError` for a cell outside the map.
-        """
-        k = self.conv.kernel_size[0]
-        height, width = (side + 2 * (k // 2) - k + 1 for side in features.shape[-2:])
-        limits = torch.tensor((height, width), device=cells.device)
-        if ((cells < 0) | (cells >= limits)).any():
-            raise InputError(f"a candidate lies outside the score map of {height} x {width} cells")
-        padded = F.pad(features, (k // 2,) * 4)
-        reach = torch.arange(k, device=cells.device)
-        rows = (cells[..., 0, None] + reach)[..., :, None]  # (B, N, k, 1)
-        columns = (cells[..., 1, None] + reach)[..., None, :]  # (B, N, 1, k)
-        image = torch.arange(len(features), device=cells.device)[:, None, None, None]
-        patches = padded[image, :, rows, columns].permute(0, 1, 4, 2, 3)  # (B, N, C, k, k)
-        return F.linear(patches.flatten(2), self.conv.weight.flatten(1), self.conv.bias)
-
-
 class KeepTrackNet(nn.Module):
     """Backbone, descriptor extractor and matcher."""
 
@@ -217,10 +189,8 @@ class KeepTrackNet(nn.Module):
             raise InputError(
                 f"feature_channels is {config.feature_channels}, but {config.backbone} has {channels} at stride 16"
             )
-        sizes = config.feature_channels, config.descriptor_channels
-        is_published = config.descriptor_kernel == PUBLISHED_KERNEL
-        self.descriptor_extractor = (
-            DescriptorExtractor(*sizes) if is_published else AnyKernelDescriptors(*sizes, config.descriptor_kernel)
+        self.descriptor_extractor = DescriptorExtractor(
+            config.feature_channels, config.descriptor_channels, config.descriptor_kernel
         )
         self.matcher = CandidateMatcher(config)
 

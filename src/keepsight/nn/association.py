@@ -128,29 +128,34 @@ def find_candidates(scores: Tensor, threshold: float, window: int = 5) -> tuple[
 class DescriptorExtractor(nn.Module):
     """Backbone features -> a descriptor of each candidate.
 
-    The published layer is a 4×4 convolution with padding 2 over the whole map, read at the candidates' cells. Here the patches
-    under these cells are taken out first, and meet the kernel in one matrix product: for N of the S² cells, N / S² of the work.
+    A convolution of side k with padding k // 2 over the whole map (4 in the published network), read at the candidates' cells.
+    Here the patches under these cells are taken out first, and meet the kernel in one matrix product: for N of the S² cells,
+    N / S² of the work.
     """
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, channels_in: int, channels: int, kernel: int = 4) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels, 4, padding=2)
+        self.conv = nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2)
 
     def forward(self, features: Tensor, cells: Tensor) -> Tensor:
-        """``features`` (B, C, F, F'), ``cells`` (B, N, 2) int64 (row, column) of the (F + 1) × (F' + 1) map -> (B, N, D).
+        """``features`` (B, C, F, F'), ``cells`` (B, N, 2) int64 (row, column) of the score map -> (B, N, D).
+
+        The map has F × F' cells if the kernel is odd, one more on either axis if it is even.
 
         Raises :class:`InputError` for a cell outside the map.
         """
         height, width = features.shape[-2:]
-        limits = torch.tensor((height + 1, width + 1), device=cells.device)
+        k = self.conv.kernel_size[0]
+        more = (k + 1) % 2
+        limits = torch.tensor((height + more, width + more), device=cells.device)
         if ((cells < 0) | (cells >= limits)).any():
-            raise InputError(f"a candidate lies outside the score map of {height + 1} x {width + 1} cells")
-        reach = torch.arange(4, device=cells.device) - 2  # the kernel covers rows r - 2 … r + 1 of the features
-        rows = (cells[..., 0, None] + reach)[..., :, None]  # (B, N, 4, 1)
-        columns = (cells[..., 1, None] + reach)[..., None, :]  # (B, N, 1, 4)
-        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)  # (B, N, 4, 4)
+            raise InputError(f"a candidate lies outside the score map of {height + more} x {width + more} cells")
+        reach = torch.arange(k, device=cells.device) - k // 2  # of 4: rows r - 2 … r + 1 of the features
+        rows = (cells[..., 0, None] + reach)[..., :, None]  # (B, N, k, 1)
+        columns = (cells[..., 1, None] + reach)[..., None, :]  # (B, N, 1, k)
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)  # (B, N, k, k)
         image = torch.arange(len(features), device=cells.device)[:, None, None, None]
-        patches = features[image, :, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]  # (B, N, 4, 4, C)
+        patches = features[image, :, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]  # (B, N, k, k, C)
         patches = patches.masked_fill(~inside[..., None], 0).permute(0, 1, 4, 2, 3)
         return F.linear(patches.flatten(2), self.conv.weight.flatten(1), self.conv.bias)
 

@@ -308,7 +308,7 @@ class AtomTracker(OverlapTracker[AtomTarget]):
         self.window: np.ndarray | None = None
         if config.localisation.window:
             line = np.roll(hann_window(self.side, centred=False), self.side // 2)
-            self.window = np.outer(line, line)
+            self.window = np.outer(line, line).astype(np.float64 if self.dtype == torch.float64 else np.float32)
 
     # --- first frame -------------------------------------------------------------------------------------------------
 
@@ -472,7 +472,7 @@ class AtomTracker(OverlapTracker[AtomTarget]):
         scores = (self.upsampling @ raw @ self.upsampling.T).cpu().numpy()  # (S, side, side), at crop pixels
         first = scores
         if self.window is not None:
-            first = scores * self.window.astype(scores.dtype)
+            first = scores * self.window
             if not (table.advanced and table.window_hard_negatives):  # windowed for good, then the table as it is
                 scores, table = first, replace(table, window=False)
         chosen = int(np.argmax([peak(s)[0] for s in first]))

@@ -160,6 +160,11 @@ class Tracker(ABC, Generic[TargetT]):
         """Whether :meth:`densities` has something to say."""
         return False
 
+    @property
+    def follows_candidates(self) -> bool:
+        """Whether results say what every peak of the score map is (``Result.candidates``)."""
+        return False
+
     def densities(self) -> list[Densities]:
         """Predicted densities of each target in the last frame.
 

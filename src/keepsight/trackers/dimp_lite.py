@@ -212,7 +212,7 @@ class LiteTracker(Tracker[LiteTarget]):
             own = [n for n, region in enumerate(regions) if region.target == i]
             row = own[self._choose(target, [subcell_peak(scores[n])[0] for n in own])]
             view = View(patches[row].position, patches[row].scale, side)
-            where = self._localise(target, view, scores[row], found[[row]], frame_size)
+            where = self._localise(target, view, scores[row], found[slice(row, row + 1)], frame_size)
             target.lost = target.lost + 1 if where.flag == NOT_FOUND else 0
             if where.flag != NOT_FOUND:
                 moved = view.pos[0] + where.translation[0], view.pos[1] + where.translation[1]

@@ -239,6 +239,10 @@ class KeepTrackTracker(DiMPTracker[KeepTrackTarget]):
             target.scale = target.scales.rescaled(target.scale, self.config.rescale)
         return where
 
+    @property
+    def follows_candidates(self) -> bool:
+        return self.follower is not None
+
     def _confidence(self, target: KeepTrackTarget, score: float) -> float:
         return certainty(score, target.followed.objects)
 
@@ -299,6 +303,10 @@ class KeepTrackLiteTracker(LiteTracker):
         assert isinstance(target, KeepTrackLiteTarget)  # for the type checker
         where = super()._localise(target, view, scores, features, frame_size)
         return self.follower.follow(target.followed, view, scores, self.net.taps(features), frame_size, where)
+
+    @property
+    def follows_candidates(self) -> bool:
+        return True
 
     def _candidates(self, target: LiteTarget) -> tuple[Candidate, ...]:
         assert isinstance(target, KeepTrackLiteTarget)  # for the type checker

@@ -10,7 +10,7 @@ losses = recipe.objective(net, batch)
 from __future__ import annotations
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -204,6 +204,23 @@ class _Recipe(ABC):
         if self.epochs < 1 or self.validate_every < 1:
             raise InputError(f"epochs = {self.epochs}, validate_every = {self.validate_every}; give at least 1 of each")
 
+    @abstractmethod
+    def initial_path(self) -> Path:
+        """File of the initial weights, if they are not random; :class:`WeightsError` if there should be one and is none."""
+
+    def initial_header(self) -> WeightsHeader | None:
+        """What the initial weights' file says of itself; None for random weights and files without a header of ours.
+
+        Raises :class:`WeightsError` if there should be a file and is none.
+        """
+        from ..weights.store import HEADER_KEY, parse_header, read_any
+
+        if self.init == RANDOM:
+            return None
+        path = self.initial_path()
+        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
+        return parse_header(found, path) if HEADER_KEY in found else None
+
     def train_mode(self, net: nn.Module) -> None:
         """Training mode for ``net`` with the ``fixed_statistics`` in evaluation mode; to be called after every validation."""
         net.train()
@@ -286,18 +303,8 @@ class Recipe(_Recipe):
         self.train_mode(net)
         return net
 
-    def initial_header(self) -> WeightsHeader | None:
-        """What the initial weights' file says of itself; None for random weights and files without a header of ours.
-
-        Raises :class:`WeightsError` if there should be a file and is none.
-        """
-        from ..weights.store import HEADER_KEY, parse_header, read_any
-
-        if self.init == RANDOM:
-            return None
-        path = _initial_file(self.init)
-        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
-        return parse_header(found, path) if HEADER_KEY in found else None
+    def initial_path(self) -> Path:
+        return _initial_file(self.init)
 
     def build_objective(self) -> Objective:
         """``objective(net, batch) -> Losses``."""
@@ -336,15 +343,8 @@ class AssociationRecipe(_Recipe):
         self.train_mode(net)
         return net
 
-    def initial_header(self) -> WeightsHeader | None:
-        """What the backbone's file says of itself; see :meth:`Recipe.initial_header`."""
-        from ..weights.store import HEADER_KEY, parse_header, read_any
-
-        if self.init == RANDOM:
-            return None
-        path = _catalogued(self.init)
-        found = read_any(path).metadata if path.suffix == ".safetensors" else {}
-        return parse_header(found, path) if HEADER_KEY in found else None
+    def initial_path(self) -> Path:
+        return _catalogued(self.init)
 
     def build_objective(self) -> AssociationObjective:
         """``objective(net, batch) -> Losses``."""
