@@ -24,7 +24,7 @@ from keepsight.online.localise import NORMAL, NOT_FOUND, Localisation
 from keepsight.online.memory import SampleMemory
 from keepsight.online.search import View
 from keepsight.trackers.keeptrack import (
-    AssociationConfig,
+    FollowConfig,
     Followed,
     Follower,
     KeepTrackLiteConfig,
@@ -228,7 +228,7 @@ def test_the_network_is_asked_only_where_needed(make, spots, asked, monkeypatch)
 
 
 def test_skipping_can_be_turned_off():
-    settings = AssociationConfig(skip_matching=False)
+    settings = FollowConfig(skip_matching=False)
     tracker = with_oracle(start(scripted(still((160, 160, 0.9)), association=settings), (160, 160)))
     run(tracker, 4)
     assert tracker.asked == 3
@@ -323,7 +323,7 @@ def test_a_flat_map_has_defined_results(make):
 
 def test_hundreds_of_equal_peaks():
     """A flat map of the published size, 31 × 31, straight to the part that follows: each has an identity."""
-    follower, kept = Follower(AssociationConfig(), small_matcher(8), CELL), Followed()
+    follower, kept = Follower(FollowConfig(), small_matcher(8), CELL), Followed()
     view, maps = View((240.0, 240.0), 1.0, 480), torch.randn(1, 8, 30, 30)
     base = Localisation((0.0, 0.0), NORMAL, 0.3)
     with torch.inference_mode():
@@ -388,7 +388,7 @@ def test_a_state_of_other_settings_or_another_matcher_is_refused(tmp_path):
     tracker = start(scripted(three), PLACES[0])
     tracker.save_state(tmp_path / "state.safetensors")
     with pytest.raises(ks.StateError, match="another tracker"):
-        scripted(three, association=AssociationConfig(threshold=0.1)).load_state(tmp_path / "state.safetensors")
+        scripted(three, association=FollowConfig(threshold=0.1)).load_state(tmp_path / "state.safetensors")
     changed = replace(tracker.matcher_config, match_threshold=0.3)
     other = scripted(three)
     other.matcher_config = changed

@@ -35,7 +35,7 @@ from .dimp_lite import LiteConfig, LiteTarget, LiteTracker
 
 
 @dataclass(frozen=True)
-class AssociationConfig:
+class FollowConfig:
     """How candidates are found and followed; the defaults are the published ones (spec §3.1)."""
 
     matcher: str = "keep_track"
@@ -56,7 +56,7 @@ class AssociationConfig:
 class KeepTrackConfig(DiMPConfig):
     """Settings of the family on top of DiMP's; the defaults are not a preset, see :func:`presets` (spec §3.1)."""
 
-    association: AssociationConfig | None = AssociationConfig()
+    association: FollowConfig | None = FollowConfig()
     """Candidates and identities; None: the base tracker's decision (ablation)."""
     rescale: RescaleConfig | None = RescaleConfig()
     """How the search region of a lost target grows back; None: it stays (ablation)."""
@@ -68,8 +68,8 @@ def presets() -> dict[str, KeepTrackConfig]:
     base |= {"memory": MemoryConfig(confidence_threshold=0.5), "hard_negative_score": 0.5, "presence_midpoint": 0.55}
     keeptrack = KeepTrackConfig(**{**base, "sample_size": 480, "search_area_scale": 8.0})
     refine = RefineConfig(space="relative", iterations=3, step=2.5e-3)
-    fast = KeepTrackConfig(**{**base, "refine": refine}, association=AssociationConfig(threshold=0.1))
-    paper = AssociationConfig(rules=AssociationRules.paper())
+    fast = KeepTrackConfig(**{**base, "refine": refine}, association=FollowConfig(threshold=0.1))
+    paper = FollowConfig(rules=AssociationRules.paper())
     return {
         "keeptrack": keeptrack,
         "keeptrack_fast": fast,
@@ -133,7 +133,7 @@ class Followed:
 class Follower:
     """Matches a frame's candidates with those of the frame before, and says which is the target."""
 
-    def __init__(self, config: AssociationConfig, matcher: KeepTrackNet, cell: float) -> None:
+    def __init__(self, config: FollowConfig, matcher: KeepTrackNet, cell: float) -> None:
         """``cell``: crop pixels per score cell."""
         self.config, self.matcher, self.cell = config, matcher.for_inference(), cell
 
@@ -260,7 +260,7 @@ class KeepTrackTracker(DiMPTracker[KeepTrackTarget]):
 class KeepTrackLiteConfig(LiteConfig):
     """Settings of the default tracker with association."""
 
-    association: AssociationConfig = AssociationConfig(
+    association: FollowConfig = FollowConfig(
         matcher="keeptrack-lite", threshold=0.1, rules=AssociationRules(redetection=0.3), subcell=True, lowest=0.3
     )
     """Candidates and identities; places and limits are the default tracker's."""

@@ -203,25 +203,17 @@ def _association_job(recipe: AssociationRecipe, root: str | Path | None, seed: i
 
 def association_header(recipe: AssociationRecipe, data: tuple[str, ...]) -> dict[str, Any]:
     """As :func:`weights_header`; ``config`` is that of a network without backbone, which is what the file holds."""
-    from ..errors import WeightsError
-
     preset = {"keeptrack": "keep_track", "keeptrack_lite": "keeptrack-lite"}
     name = recipe.name.removesuffix("-debug")
     config = asdict(recipe.network) | {"backbone": None}
     header: dict[str, Any] = {"family": "keeptrack", "preset": preset.get(name, name), "config": config}
     words = ["candidates of " + ", ".join(data), f"backbone {recipe.init}"]
-    with suppress(WeightsError):  # whoever needs the file says that it is not there
-        start = recipe.initial_header()
-        if start is not None:
-            header["licence"] = start.licence
-            words[-1] += f" ({start.source})"
-    return {**header, "source": "; ".join(words)}
+    return _with_origin(header, words, recipe)
 
 
 def weights_header(recipe: Recipe) -> dict[str, Any]:
     """``family``, ``preset`` (the published network's name), ``config`` and ``source`` for the weights file, and the licence
     and the origin of the weights that training begins with, where these have a header."""
-    from ..errors import WeightsError
     from ..models.atom import AtomNetConfig
     from ..models.lite import LiteNetConfig
 
@@ -232,6 +224,13 @@ def weights_header(recipe: Recipe) -> dict[str, Any]:
     family = families.get(type(recipe.network), "dimp")
     header: dict[str, Any] = {"family": family, "preset": preset, "config": asdict(recipe.network)}
     words = ["data " + ", ".join(s.name for s in recipe.data.train), f"began with {recipe.init}"]
+    return _with_origin(header, words, recipe)
+
+
+def _with_origin(header: dict[str, Any], words: list[str], recipe: AnyRecipe) -> dict[str, Any]:
+    """``header`` with its source in ``words``, and what the file that training begins with says of itself."""
+    from ..errors import WeightsError
+
     with suppress(WeightsError):  # whoever needs the file says that it is not there
         start = recipe.initial_header()
         if start is not None:
