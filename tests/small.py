@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch
 from keepsight.images import AugmentationConfig
 from keepsight.models.atom import AtomNet, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
-from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig
+from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig, lite_config
 from keepsight.nn.resnet import BasicBlock, Bottleneck, ResNet
 from keepsight.online.memory import MemoryConfig
 from keepsight.trackers import atom, keeptrack
@@ -18,6 +19,7 @@ from keepsight.trackers.atom import AtomTracker
 from keepsight.trackers.base import Tracker
 from keepsight.trackers.dimp import DiMPConfig, DiMPTracker, preset, presets
 from keepsight.trackers.keeptrack import KeepTrackTracker
+from keepsight.weights import WeightsHeader, save_weights
 
 
 def small_net(weights: str, seed: int = 0, monkey: dict | None = None) -> DiMPNet:
@@ -51,6 +53,15 @@ def small_matcher(channels: int = 1024) -> KeepTrackNet:
         backbone=None, feature_channels=channels, descriptor_channels=16, encoder_channels=(8, 16)
     )
     return KeepTrackNet(config).eval()
+
+
+def matcher_file(path: Path, seed: int = 0) -> Path:
+    """Random weights of keeptrack-lite's second network, as training writes them."""
+    torch.manual_seed(seed)
+    config = replace(lite_config(), backbone=None)
+    return save_weights(
+        path, KeepTrackNet(config).state_dict(), WeightsHeader("keeptrack", "keeptrack-lite", asdict(config))
+    )
 
 
 def small_keeptrack(name: str = "keeptrack", seed: int = 0, kind=KeepTrackTracker, **changes) -> KeepTrackTracker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small import matcher_file
 
 import keepsight
 from keepsight import video
@@ -26,6 +28,7 @@ from keepsight.errors import InputError
 from keepsight.trackers import registry
 from keepsight.trackers.base import Outcome, Tracker
 from keepsight.video import VideoWriter, open_source, read_boxes
+from keepsight.weights import find_weights
 
 BOX = "30,20,24,18"
 
@@ -126,6 +129,47 @@ def test_track_with_the_default_tracker(clip: Path, tmp_path: Path, capsys: pyte
     np.testing.assert_allclose(read_boxes(tmp_path / "again.txt"), read_boxes(boxes), atol=1e-4)
 
 
+def test_track_with_two_networks_writes_candidates(clip: Path, tmp_path: Path) -> None:
+    matcher, base = matcher_file(tmp_path / "matcher.safetensors"), tmp_path / "base.safetensors"
+    base.write_bytes(find_weights("dimp-lite").read_bytes())
+    command = ["track", str(clip), "--box", BOX, "--end", "4", "--tracker", "keeptrack-lite", "--device", "cpu"]
+    files = [tmp_path / f"{name}.json" for name in ("both", "one", "csv")]
+    files[2] = files[2].with_suffix(".csv")
+    for path, given in zip(files, ((matcher, base), (matcher,), (base, matcher)), strict=True):
+        weights = [word for file in given for word in ("--weights", str(file))]
+        assert main([*command, *weights, "--save-boxes", str(path)]) == 0
+    first, *later = json.loads(files[0].read_text())["frames"]
+    assert first["candidates"] == []
+    seen = [candidate for row in later for candidate in row["candidates"]]
+    assert seen
+    fields = {field.name for field in dataclasses.fields(keepsight.Candidate)}
+    for row in later:
+        assert all(set(c) == fields for c in row["candidates"])
+        assert max([row["score"], *(c["score"] for c in row["candidates"])]) == pytest.approx(row["score"], abs=0.05)
+    boxes = [read_boxes(path) for path in files]
+    assert boxes[0].shape == (4, 4)
+    assert all(np.array_equal(boxes[0], other) for other in boxes[1:])
+    assert "candidates" not in files[2].read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [
+        ([], None),
+        (["--weights", "random"], ("random",)),
+        (["--weights", "a.pth", "--weights", "b.pth"], ("a.pth", "b.pth")),
+    ],
+)
+def test_weights_on_the_command_line(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], weights: Any
+) -> None:
+    given = {}
+    monkeypatch.setattr(registry, "load", lambda *_, **options: given.update(options) or Steady())
+    assert main(["track", str(clip), "--box", BOX, *words, "--save-boxes", str(tmp_path / "boxes.json")]) == 0
+    assert given["weights"] == weights
+    assert "candidates" not in (tmp_path / "boxes.json").read_text()
+
+
 def test_densities_of_a_prdimp_tracker(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new" / "densities"
     command = ["track", str(clip), "--box", BOX, "--end", "3", "--tracker", "prdimp18", "--weights", "random"]
@@ -168,8 +212,8 @@ def test_one_thread_for_the_small_tracker(monkeypatch: pytest.MonkeyPatch) -> No
     tracker, before = Steady(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        for name, variable, threads in (("dimp-lite", None, 1), ("dimp50", None, 2), ("dimp-lite", "2", 2)):
-            tracker.name = name
+        for small, variable, threads in ((True, None, 1), (False, None, 2), (True, "2", 2)):
+            monkeypatch.setattr(Steady, "suits_one_thread", small)
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
             if variable is not None:
                 monkeypatch.setenv("OMP_NUM_THREADS", variable)

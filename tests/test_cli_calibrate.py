@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from small import matcher_file
 
 import keepsight as ks
 from keepsight.cli import main
@@ -16,6 +17,7 @@ from keepsight.evaluation.runs import Run
 from keepsight.evaluation.store import Key, Manifest, ResultStore
 from keepsight.online.presence import LogisticMap, read_calibration
 from keepsight.trackers.registry import RANDOM
+from keepsight.weights import find_weights
 
 FRAMES = 60
 GONE = {"car": range(20, 40), "dog": range(45, 60), "cat": range(10, 30), "owl": range(0)}
@@ -245,3 +247,31 @@ def test_the_packaged_one(data: Path) -> None:
     result = tracker.update(frame)
     assert result.presence_probability is not None
     assert result.presence_probability > 0.9
+
+
+def test_eval_calibrate_and_track_with_two_networks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results, calibration and tracker name the same weights; another second network is other weights for all of them."""
+    monkeypatch.setenv("KEEPSIGHT_WEIGHTS", str(tmp_path / "weights"))
+    matcher, results = matcher_file(tmp_path / "weights" / "keeptrack-lite.safetensors"), tmp_path / "results"
+    given = ("--results", str(results), "--only", "c*")
+    track = ["eval", "keeptrack-lite", str(data), *given, "--frames", "24", "--executor", "serial", "--no-score"]
+    assert main([*track, "--devices", "cpu", "--quiet"]) == 0
+    assert "2 runs tracked" in capsys.readouterr().err
+    assert main([*track, "--devices", "cpu", "--quiet"]) == 0
+    assert "0 runs tracked" in capsys.readouterr().err
+
+    fit = ["calibrate", "keeptrack-lite", "--data", str(data), *given, "--out", str(tmp_path / "out"), "--formats"]
+    assert main(fit) == 0
+    made = read_calibration(tmp_path / "out" / "calibration.json")
+    for weights in (None, matcher, [matcher], [matcher, find_weights("dimp-lite")]):
+        loaded = ks.load("keeptrack-lite", weights=weights, device="cpu", calibration=made)
+        assert loaded.calibration == made
+
+    matcher_file(matcher, seed=1)
+    capsys.readouterr()
+    assert main([*track, "--devices", "cpu", "--quiet"]) == 2
+    assert "weights_sha256" in capsys.readouterr().err
+    with pytest.raises(ks.InputError, match=f"with the weights {made.weights_sha256}, and these are"):
+        ks.load("keeptrack-lite", device="cpu", calibration=made)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,7 @@ import pytest
 from keepsight import video as video_module
 from keepsight.boxes import Box
 from keepsight.errors import InputError, VideoError
-from keepsight.online.state import Result, Status
+from keepsight.online.state import Candidate, Result, Status
 from keepsight.video import BoxWriter, Frame, VideoWriter, open_source, read_boxes, read_image
 
 H, W = 48, 64
@@ -823,6 +824,26 @@ def test_json_document(tmp_path: Path) -> None:
     assert document["frames"][1]["status"] == "found"
     with pytest.raises(InputError, match="metadata"):
         BoxWriter(tmp_path / "bad.json", metadata={"a": object()})
+
+
+def test_candidates_in_a_json_document(tmp_path: Path) -> None:
+    seen = Candidate(3, 0.25, (10.5, 7.0), True), Candidate(4, math.nan, (1.0, 2.0), False)
+    for suffix in (".json", ".csv", ".txt"):
+        with BoxWriter(tmp_path / f"out{suffix}", candidates=True) as boxes:
+            boxes.write_init(0, 0, Box(1, 2, 3, 4))
+            boxes.write(1, 0, replace(result(1.0), candidates=seen))
+            boxes.write(2, 0, result(2.0))
+    rows = json.loads((tmp_path / "out.json").read_text())["frames"]
+    assert [list(row)[-1] for row in rows] == ["candidates"] * 3
+    assert [len(row["candidates"]) for row in rows] == [0, 2, 0]
+    first, second = rows[1]["candidates"]
+    assert first == json.loads(json.dumps(asdict(seen[0])))
+    assert second["score"] is None, "JSON has no such number"
+    read = [read_boxes(tmp_path / f"out{suffix}") for suffix in (".json", ".csv", ".txt")]
+    assert read[0].shape == (3, 4)
+    assert np.array_equal(read[0], read[1])
+    assert np.allclose(read[0], read[2], atol=1e-4)
+    assert "candidates" not in (tmp_path / "out.csv").read_text()
 
 
 def test_txt_for_several_targets(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ result = tracker.update(frame)             # .box .score .presence .status .upda
 from .boxes import Box
 from .errors import InputError, KeepsightError, StateError, VideoError, WeightsError
 from .online.densities import Densities
-from .online.state import Result, Status
+from .online.presence import Calibration, read_calibration
+from .online.state import Candidate, Result, Status
 from .trackers.base import Tracker
 from .trackers.registry import load, tracker_names
 
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "Calibration",
+    "Candidate",
     "Densities",
     "InputError",
     "KeepsightError",
@@ -29,5 +32,6 @@ __all__ = [
     "WeightsError",
     "__version__",
     "load",
+    "read_calibration",
     "tracker_names",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ def draw_results(
 
     ``labels``: one per target instead of ``#0``, ``#1``, ...; ``colours``: RGB, instead of :data:`PALETTE`, repeated as
     needed; ``truths``: ground-truth boxes drawn in thin white; None or NaN where there is none; ``candidates``: draw a ring
-    with its number around each peak of the score map that the tracker follows (``Result.candidates``), the same colour of
-    :data:`PALETTE` for the same identity over time, and a filled disc inside the one taken for the target. Each target has
+    with its number around each peak of the score map that the tracker follows (``Result.candidates``), the same colour for
+    the same identity over time, and a filled disc inside the one taken for the target. Each target has
     identities of its own.
     """
     _check_image(image)
@@ -80,8 +81,13 @@ def draw_results(
 
 
 def identity_colour(id: int) -> Colour:
-    """Of :data:`PALETTE`, in turn."""
-    return PALETTE[id % len(PALETTE)]
+    """Of :data:`PALETTE` first; further ones have hues of their own, as far as possible from those before them."""
+    if id < len(PALETTE):
+        return PALETTE[id]
+    number = id - len(PALETTE)
+    hue = (0.07 + number * 0.6180339887) % 1.0  # golden section: new hues fall between the old
+    r, g, b = colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * (number // 8 % 2), 0.95 - 0.25 * (number // 16 % 2))
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def _candidate(image: np.ndarray, candidate: Candidate, line: int) -> None:

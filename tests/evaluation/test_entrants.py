@@ -8,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 from running import pictures, tracker
+from small import matcher_file
 
 from keepsight.errors import InputError, WeightsError
 from keepsight.evaluation.entrants import TrackerError, parse_entrant, parse_entrants, tracking_code_sha256
+from keepsight.online.presence import read_calibration
+from keepsight.weights import find_weights
 
 BOX = (4.0, 16.0, 14.0, 14.0)
 
@@ -63,6 +66,36 @@ def test_own_trackers_are_described_without_loading():
     assert parse_entrant("dimp18@random").describe().identity["weights_sha256"] == "random"
     with pytest.raises(InputError, match=r"nowhere\.pth"):
         parse_entrant("dimp18@nowhere.pth").describe()
+
+
+def test_the_sum_of_one_network_is_what_it_was():
+    """The packaged calibration, and results that are stored, name it so."""
+    file = find_weights("dimp-lite")
+    fitted = read_calibration(file.with_name("dimp-lite.presence.json")).weights_sha256
+    for text in ("dimp-lite", f"dimp-lite@{file}", str(file)):
+        assert parse_entrant(text).describe().identity["weights_sha256"] == fitted
+
+
+def test_results_depend_on_both_networks(monkeypatch, tmp_path):
+    monkeypatch.setenv("KEEPSIGHT_WEIGHTS", str(tmp_path))
+
+    def said(text="keeptrack-lite"):
+        return parse_entrant(text).describe().identity["weights_sha256"]
+
+    matcher = matcher_file(tmp_path / "keeptrack-lite.safetensors", seed=0)
+    first = said()
+    assert said(f"keeptrack-lite@{matcher}") == said(str(matcher)) == first, "the same files"
+    assert first != said("dimp-lite")
+    matcher_file(matcher, seed=1)
+    assert said() != first
+    matcher_file(matcher, seed=0)
+    assert said() == first
+    base = tmp_path / "other" / "base.safetensors"
+    base.parent.mkdir()
+    base.write_bytes(find_weights("dimp-lite").read_bytes())
+    assert said(f"keeptrack-lite@{base}") == first, "the matcher is in the usual place"
+    matcher_file(base.with_name("keeptrack-lite.safetensors"), seed=1)
+    assert said(f"keeptrack-lite@{base}") != first, "now one lies beside it"
 
 
 def test_own_without_weights_says_where_to_get_them(monkeypatch, tmp_path):

@@ -410,6 +410,15 @@ def test_trackers_ini_reads_back_as_the_toolkit_reads_it(tmp_path: Path, capsys:
     options = {k.removeprefix("arg_"): v for k, v in native.items() if k.startswith("arg_")}
     assert options == {"tracker": "dimp-lite", "weights": str(weights), "device": "cpu"}
 
+    both = vot.trackers_ini("Kept", "keeptrack", [weights, tmp_path / "b"])
+    parser.read_string(both)
+    words = shlex.split(parser["Kept"]["command"])
+    assert words[-4:] == ["--weights", str(weights), "--weights", str(tmp_path / "b")]
+    assert vot.main(["--print-trackers-ini", "--name", "Kept", *words[3:]]) == 0
+    assert capsys.readouterr().out == both, "the command takes what it prints"
+    with pytest.raises(ks.InputError, match="2 weights files, and protocol python takes one"):
+        vot.trackers_ini("Kept", "keeptrack", [weights, tmp_path / "b"], protocol="python")
+
     assert vot.main(["--print-trackers-ini", "--name", "Lite_2"]) == 0
     parser.read_string(capsys.readouterr().out)
     assert shlex.split(parser["Lite_2"]["command"]) == [sys.executable, *module, "--tracker", "dimp-lite"]

@@ -95,6 +95,17 @@ def test_from_crops_to_matches():
     assert all(torch.equal(getattr(matches, f.name), getattr(want, f.name)) for f in dataclasses.fields(matches))
 
 
+def test_features_are_brought_to_the_size_that_descriptors_expect():
+    """Features seven times as large give the same descriptors where ``feature_size`` is 7, and others where it is 1."""
+    plain, divided = narrow(), narrow(feature_size=7.0)  # the same weights
+    features, cells = torch.randn(1, 256, 6, 6), torch.tensor([[[1, 1], [5, 2], [3, 6]]])
+    with torch.no_grad():
+        want = plain.describe(features, cells)
+        torch.testing.assert_close(divided.describe(7 * features, cells), want)
+        torch.testing.assert_close(divided.for_inference().describe(7 * features, cells), want)
+        assert not torch.allclose(plain.describe(7 * features, cells), want)
+
+
 def test_a_candidate_matches_its_like():
     """Equal descriptor, place and score: even an untrained network finds it, wherever it stands in the list."""
     net = narrow(gnn_layers=())
@@ -117,6 +128,12 @@ def test_threshold_and_centre_come_from_the_configuration():
         swapped, plain = (narrow(swapped_centre=s) for s in (True, False))
         assert torch.equal(swapped(side, side, (90, 90)), plain(side, side, (90, 90)))
         assert not torch.equal(swapped(side, side, (90, 160)), plain(side, side, (90, 160)))
+
+
+def test_points_are_taken_in_the_image_or_in_the_search_area():
+    size, area = torch.tensor([[90.0, 160.0]]), torch.tensor([[-10.0, 5.0, 60.0, 40.0]])
+    assert [t.tolist() for t in narrow().reference(size, area)] == [[[0, 0]], [[90, 160]]]
+    assert [t.tolist() for t in narrow(in_search_area=True).reference(size, area)] == [[[5, -10]], [[40, 60]]]
 
 
 def test_inference_copy_is_lean_and_leaves_the_original_alone():
@@ -144,3 +161,16 @@ def test_inference_copy_is_lean_and_leaves_the_original_alone():
             found.append(n(side, side, (96, 96)))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_the_lean_copy_moves_alone():
+    """To a device or precision, without the backbone that it lacks; of a lean copy it is one again."""
+    net = narrow()
+    moved = net.for_inference().to(torch.float64)
+    assert {p.dtype for p in moved.parameters()} == {torch.float64}
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    again = moved.for_inference()
+    assert again.feature_extractor is None
+    side = Candidates(torch.randn(1, 3, 32).double(), torch.rand(1, 3, 2).double() * 90, torch.rand(1, 3).double())
+    with torch.no_grad():
+        assert torch.equal(moved(side, side, (90, 90)), again(side, side, (90, 90)))

@@ -18,6 +18,7 @@ from keepsight.nn.association import (
     CandidateMatcher,
     Candidates,
     DescriptorExtractor,
+    ScorePositionEncoder,
     SetNorm,
     double_softmax,
     find_candidates,
@@ -89,6 +90,13 @@ def test_candidates_at_the_limits():
     assert find_candidates(holes, 0.05)[0].tolist() == [[4, 4]]  # NaN hides no neighbour
     with pytest.raises(InputError, match="one score map"):
         find_candidates(torch.zeros(1, 9, 9), 0.05)
+
+
+def test_a_score_at_the_threshold_is_one_where_it_is_included():
+    scores = torch.zeros(23, 23)
+    scores[5, 5] = scores[9, 9] = 0.3
+    assert len(find_candidates(scores, 0.3)[1]) == 0
+    assert find_candidates(scores, 0.3, included=True)[0].tolist() == [[5, 5], [9, 9]]
 
 
 def test_a_larger_score_within_two_cells_rules_one_out():
@@ -281,6 +289,19 @@ def test_frames_can_change_places():
     torch.testing.assert_close(net.similarity(shuffled, b, SIZE), forth[:, order], rtol=1e-10, atol=1e-12)
 
 
+def test_frequencies_tell_small_steps_apart():
+    """Two places a hundredth of the image apart are nearly one place to (y, x), but not to the sines of it."""
+
+    def unlike(frequencies: int) -> float:
+        torch.manual_seed(0)
+        encoder = ScorePositionEncoder((), 16, frequencies)
+        near, far = (encoder(torch.tensor([[[0.1, y, 0.5]]]))[0, 0].detach() for y in (0.20, 0.21))
+        return float((near - far).norm() / near.norm())
+
+    assert unlike(6) > 5 * unlike(0)
+    assert ScorePositionEncoder((8,), 16, 2).encoder[0].weight.shape[1] == 3 + 8
+
+
 def test_a_batch_is_its_pairs():
     net = small_matcher()
     a, b = some_candidates(4, 1, 16, batch=3), some_candidates(6, 2, 16, batch=3)
@@ -433,6 +454,7 @@ def test_matches_are_one_to_one(m, n, seed, levels):
         ({"descriptor_channels": 30}, "multiple of 4"),
         ({"sinkhorn_iterations": 0}, "1 or more"),
         ({"match_threshold": 20}, "probability"),
+        ({"position_frequencies": -1}, "0 or more"),
     ],
 )
 def test_values_that_make_no_network(changes, words):

@@ -228,6 +228,15 @@ def test_certainty_is_boosted_for_the_first_target(score, boosted):
     assert certainty(score, follow(begin(0.9), (-1, 0.0, 0.2))) == pytest.approx(boosted), "lost, but still the first"
 
 
+@pytest.mark.parametrize("score", [0.3, 0.7, 1.44])
+def test_paper_certainty_is_the_root_with_the_first_identity_only(score):
+    rules = AssociationRules.paper()
+    assert certainty(score, None, rules) == score
+    assert certainty(score, begin(0.9), rules) == pytest.approx(math.sqrt(score))
+    assert certainty(score, begin(0.9, frame=10), rules) == score
+    assert certainty(-0.5, begin(0.9), rules) == -0.5
+
+
 def test_certainty_of_nan_is_nan():
     assert math.isnan(certainty(NAN, None))
 

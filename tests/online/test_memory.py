@@ -54,6 +54,25 @@ def test_below_the_threshold_a_sample_weighs_nothing_for_good(confidence, kept):
     assert float(store.filled()[2][slot]) == pytest.approx(kept * store.weights[slot])
 
 
+def test_paper_ignores_unsure_samples_but_remembers_how_unsure():
+    store = memory(min_init_weight=0.0, erase_low_confidence=False)
+    assert insert(store, 0.45, 0.1, 0.9) == [2, 3, 4]
+    assert store.confidence[2:].tolist() == [0.45, 0.1, 0.9]
+    assert store.filled()[2][2:4].tolist() == [[0.0], [0.0]], "below the threshold they weigh nothing"
+    assert insert(store, 0.9) == [3], "the least certain goes, not the first of the unsure"
+    assert memory(min_init_weight=0.0).config.erase_low_confidence, "the published rule is another"
+
+
+def test_paper_may_replace_the_first_frame_s_samples():
+    store = memory(min_init_weight=0.0, erase_low_confidence=False)
+    assert min(insert(store, *[0.9] * 1000)) < INITIAL
+
+
+def test_nan_confidence_is_none_at_all():
+    store = memory(min_init_weight=0.0, erase_low_confidence=False)
+    assert store.confidence[insert(store, float("nan"))[0]] == 0
+
+
 def test_least_by_age_and_confidence_is_replaced():
     store = memory()
     assert insert(store, 0.9, 0.6, 0.9) == [2, 3, 4]

@@ -125,6 +125,8 @@ def damaged(**changes: object) -> str:
         (damaged(map={"kind": "spline"}), "damaged .KeyError: 'spline'"),
         (damaged(map={"kind": "isotonic", "confidence": [0.5], "probability": [2]}), "no isotonic map"),
         (damaged(map={"kind": "logistic", "slope": "x", "intercept": 0}), "damaged .TypeError"),
+        (damaged(map={"kind": "logistic", "slope": 1, "intercept": 0, "log_odds": "no"}), "log_odds is 'no'"),
+        (damaged(map={"kind": "logistic", "slope": 1, "intercept": 0, "log_odds": 0}), "log_odds is 0"),
         (damaged(provenance=None), "damaged .TypeError"),
     ],
 )
@@ -219,4 +221,20 @@ def test_packaged_calibrations_fit_the_packaged_weights() -> None:
 
 def test_sums_are_those_of_results(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"weights")
+    (tmp_path / "v").write_bytes(b"of the second network")
+    both = tmp_path / "w", tmp_path / "v"
     assert weights_sum(tmp_path / "w") == sha256_of((tmp_path / "w",))
+    assert weights_sum(*both) == sha256_of(both)
+    assert len({weights_sum(*both), weights_sum(*both[::-1]), weights_sum(both[0])}) == 3
+
+
+@pytest.mark.parametrize("calibration", [5, {"tracker": "dimp-lite"}, b"default", LogisticMap(1, 0)])
+def test_what_is_no_calibration(calibration: object) -> None:
+    with pytest.raises(InputError, match=r"calibration is .*; expected 'default', a file of `keepsight calibrate`"):
+        ks.load("dimp-lite", weights="random", device="cpu", calibration=calibration)  # type: ignore[arg-type]
+
+
+def test_what_makes_and_reads_them_is_exported() -> None:
+    assert (ks.Calibration, ks.read_calibration) == (Calibration, read_calibration)
+    assert {"Calibration", "Candidate", "read_calibration"} <= set(ks.__all__)
+    assert ks.Candidate.__module__ == "keepsight.online.state"

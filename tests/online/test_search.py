@@ -88,6 +88,26 @@ def test_paper_takes_one_after_one_lost_frame():
     assert past.rescaled(2.0, PAPER) == 2.5
 
 
+@pytest.mark.parametrize(("frames", "count"), [(29, 29), (30, 30), (31, 30), (500, 30)])
+def test_paper_takes_at_most_30(frames, count):
+    scales = [100.0 - i for i in range(50)]  # 100 … 51, the last is none of the larger ones
+    past = history(*scales, config=PAPER)
+    assert lose(past, frames, PAPER) == pytest.approx(sum(scales[-1 - count : -1]) / count)
+
+
+@pytest.mark.parametrize(("between", "scale"), [(59, 2.0), (998, 2.0), (999, 1.0)])
+def test_paper_remembers_a_thousand(between, scale):
+    """The paper has no horizon; ours only bounds the memory. A larger scale farther back is forgotten: nothing changes."""
+    past = history(2.0, *[0.5] * between, 1.0, config=PAPER)
+    assert lose(past, 30, PAPER) == scale
+    assert len(past.scales) == min(between + 2, 1000)
+
+
+def test_the_presets_numbers():
+    assert RescaleConfig(horizon=60, fewest=2, most=30, inclusive=True) == CODE
+    assert RescaleConfig(horizon=1000, fewest=1, most=30, inclusive=False) == PAPER
+
+
 @pytest.mark.parametrize("wrong", [{"fewest": 0}, {"fewest": 31}, {"horizon": 0}])
 def test_settings_are_checked(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -6,6 +6,7 @@ the crop that the tracker really took; the associations are the network's, or th
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -241,7 +242,8 @@ def test_skipping_can_be_turned_off():
 @pytest.mark.parametrize("gap", [1, 2, 5])
 @pytest.mark.parametrize("begin", [4, 10])
 def test_a_gap_restarts_the_identities(make, gap, begin):
-    """Before the 10th frame with the target's first number, 0; later with 1, which is not the first target's."""
+    """Before the 10th frame with the target's first number, 0; later with 1, which is not the first target's. What is shown
+    never means two objects: after the gap come fresh numbers."""
     spots = (160, 160, 0.9), (224, 224, 0.3)
     tracker = with_oracle(start(make(lambda f: [] if begin <= f < begin + gap else list(spots)), (160, 160)))
     results = dict(enumerate(run(tracker, begin + gap), start=2))
@@ -250,9 +252,10 @@ def test_a_gap_restarts_the_identities(make, gap, begin):
             assert (result.candidates, result.status) == ((), ks.Status.LOST)
             assert result.presence < 0.5
             continue
-        first = 1 if frame >= begin + gap >= 10 else 0
+        first = 0 if frame < begin else 2 + (begin + gap >= 10)
         assert [(c.id, c.is_target) for c in result.candidates] == [(first, True), (first + 1, False)]
         assert result.status == ks.Status.FOUND
+    assert tracker._current().targets[0].followed.objects.selected_id == (begin + gap >= 10)
     before_and_after = len([f for f in results if f < begin]) - 1, len([f for f in results if f >= begin + gap]) - 1
     assert tracker.asked == sum(before_and_after)
 
@@ -292,7 +295,7 @@ def test_broken_maps_are_no_find_and_tracking_goes_on(make, kind):
         assert all(map(math.isfinite, (*result.box, *result.box_unclipped)))
         assert result.status == (ks.Status.LOST if broken else ks.Status.FOUND)
         assert not broken or (result.candidates, result.updated) == ((), False)
-        assert broken or [c.id for c in result.candidates] == [0]
+        assert broken or [c.id for c in result.candidates] == [0 if frame < 4 else 1]
         assert 0 <= result.presence <= 1
     assert np.hypot(*np.subtract(centre(results[7]), (160, 160))) < CELL
 
@@ -321,19 +324,35 @@ def test_a_flat_map_has_defined_results(make):
         assert sum(c.is_target for c in result.candidates) <= 1
 
 
-def test_hundreds_of_equal_peaks():
-    """A flat map of the published size, 31 × 31, straight to the part that follows: each has an identity."""
-    follower, kept = Follower(FollowConfig(), small_matcher(8), CELL), Followed()
+def followed_map(scores: np.ndarray, base: Localisation, times: int = 1) -> list[tuple[Localisation, Followed]]:
+    """A map of the published size, 31 × 31, straight to the part that follows, several times."""
+    follower, kept = Follower(FollowConfig(), small_matcher(8), CELL, torch.device("cpu")), Followed()
     view, maps = View((240.0, 240.0), 1.0, 480), torch.randn(1, 8, 30, 30)
-    base = Localisation((0.0, 0.0), NORMAL, 0.3)
+    found = []
     with torch.inference_mode():
-        for _ in range(2):
-            where = follower.follow(kept, view, np.full((31, 31), 0.3, np.float32), maps, (480, 480), base)
-            assert where.flag == NORMAL
-            found = kept.candidates()
-            assert len(found) >= 100
-            assert len({c.id for c in found}) == len(found)
-            assert sum(c.is_target for c in found) == 1
+        for _ in range(times):
+            found.append((follower.follow(kept, view, scores, maps, (480, 480), base), copy.copy(kept)))
+    return found
+
+
+def test_hundreds_of_equal_peaks():
+    """On a flat map each of the 961 cells is a peak; as many are followed as peaks without ties could be."""
+    flat = np.full((31, 31), 0.3, np.float32)
+    for where, kept in followed_map(flat, Localisation((0.0, 0.0), NORMAL, 0.3), 2):
+        assert where.flag == NORMAL
+        found = kept.candidates()
+        assert len(found) == 121
+        assert len({c.id for c in found}) == len(found)
+        assert sum(c.is_target for c in found) == 1
+
+
+def test_all_peaks_without_ties_are_followed():
+    """11 × 11, three cells apart: no closer ones can be."""
+    scores = np.zeros((31, 31), np.float32)
+    scores[::3, ::3] = 0.9 - 0.005 * np.random.default_rng(0).permutation(121).reshape(11, 11)
+    ((_, kept),) = followed_map(scores, Localisation((0.0, 0.0), NORMAL, 0.9))
+    found = kept.candidates()
+    assert [c.score for c in found] == pytest.approx([0.9 - 0.005 * i for i in range(121)])
 
 
 # --- several targets ----------------------------------------------------------------------------------------------------
@@ -417,8 +436,9 @@ def test_confidence_of_samples_and_presence(monkeypatch):
     given, tracker, results = remembered(monkeypatch, "keeptrack")
     sure = [0.7, 0.64, 0.4]  # the root as long as the target is the first frame's
     assert given == pytest.approx(sure, abs=1e-6)
-    midpoint = preset("keeptrack").presence_midpoint
-    assert [r.presence for r in results] == pytest.approx([s / (s + midpoint) for s in sure])
+    assert [r.presence for r in results] == pytest.approx(
+        [s / (s + 0.55) for s in sure]
+    )  # §3.1: OxUvA's limit is at a half
     memory = tracker._current().targets[0].memory
     kept = memory.confidence[memory.initial : memory.initial + 3]
     assert kept == pytest.approx([0.7, 0.64, 0.0], abs=1e-6)  # below the limit a sample counts for nothing
@@ -468,7 +488,151 @@ def test_without_rescaling_the_region_stays():
     assert scales_while_lost("keeptrack_no_rescaling") == pytest.approx([0.9**4] * 6)
 
 
+# --- the default tracker's limits -----------------------------------------------------------------------------------------
+
+
+RIVAL = (230, 230, 0.8)
+
+
+@pytest.mark.parametrize(("score", "is_found"), [(0.31, True), (0.29, False)])
+def test_lite_loses_a_target_that_it_follows_below_its_limit(score, is_found):
+    """Among look-alikes, too, where the highest score is another's: the target's own decides."""
+    world = lambda frame: [(160, 160, 0.9 if frame < 5 else score), RIVAL]  # noqa: E731
+    results = run(with_oracle(start(scripted_lite(world), (160, 160))), 5)
+    assert [r.status for r in results[1:3]] == [ks.Status.FOUND] * 2  # before, there was nothing to match with
+    for result in results[3:]:
+        assert result.status == (ks.Status.FOUND if is_found else ks.Status.LOST)
+        assert [c.id for c in result.candidates if c.is_target] == ([0] if is_found else [])
+        assert np.hypot(*np.subtract(centre(result), (160, 160))) < CELL
+
+
+def test_the_published_tracker_has_no_such_limit():
+    world = lambda frame: [(160, 160, 0.9 if frame < 5 else 0.1), RIVAL]  # noqa: E731
+    results = run(with_oracle(start(scripted(world), (160, 160))), 5)
+    assert [r.status for r in results] == [ks.Status.FOUND] * 5
+    assert results[-1].candidates[1].is_target
+
+
+@pytest.mark.parametrize(("score", "ids"), [(0.11, [0, 1]), (0.09, [0])])
+def test_lite_candidates_score_above_a_tenth(score, ids):
+    (result,) = run(start(scripted_lite(still((160, 160, 0.9), (230, 230, score))), (160, 160)), 1)
+    assert [c.id for c in result.candidates] == ids
+
+
+@pytest.mark.parametrize(("make", "score", "is_found"), [
+    (scripted_lite, 0.32, True), (scripted_lite, 0.28, False), (scripted, 0.26, True), (scripted, 0.24, False),
+])  # fmt: skip
+def test_a_lost_target_is_taken_up_again_above_the_limit(make, score, is_found):
+    """After its match was denied: 0.3 for the default tracker, 0.25 for the published."""
+    tracker = start(make(lambda frame: [(160, 160, 0.9 if frame < 4 else score)]), (160, 160))
+    results = run(with_oracle(tracker, nobody), 3)
+    assert [r.status for r in results[:2]] == [ks.Status.FOUND] * 2
+    assert results[2].status == (ks.Status.FOUND if is_found else ks.Status.LOST)
+    assert [c.is_target for c in results[2].candidates] == [is_found]
+
+
+def place_of_a_leaning_peak(make, slope: float) -> tuple[float, float]:
+    """Where the target is found, (row, column) in cells, if in the third frame the cell to the right of its peak has the
+    score 0.5 + slope and the one to the left 0.5 - slope; the cell itself 0.9."""
+
+    def lean(frame: int, scores: np.ndarray) -> np.ndarray:
+        if frame == 3:
+            row, col = divmod(int(scores.argmax()), scores.shape[1])
+            scores[row, col - 1 : col + 2] = 0.5 - slope, 0.9, 0.5 + slope
+        return scores
+
+    tracker = with_oracle(start(make(still((160, 160, 0.9), RIVAL)), (160, 160)))
+    tracker.override = lean
+    run(tracker, 1)
+    scale = tracker._current().targets[0].scale
+    (third,) = run(tracker, 1)
+    assert third.flag == NORMAL
+    assert third.candidates[0].is_target
+    row, col = centre(third)
+    return row / (CELL * scale), col / (CELL * scale)
+
+
+def test_lite_finds_the_place_between_the_cells():
+    """The parabola through 0.2, 0.9, 0.8 has its top at (0.8 - 0.2) / (2 · (2 · 0.9 - 0.2 - 0.8)) = 0.375 cells."""
+    even, right, left = (place_of_a_leaning_peak(scripted_lite, s) for s in (0.0, 0.3, -0.3))
+    assert right[1] - even[1] == pytest.approx(0.375, abs=0.02)
+    assert left[1] - even[1] == pytest.approx(-0.375, abs=0.02)
+    assert right[0] == left[0] == even[0]
+
+
+def test_the_published_tracker_takes_the_cell():
+    assert place_of_a_leaning_peak(scripted, 0.3) == place_of_a_leaning_peak(scripted, 0.0)
+
+
 # --- settings -----------------------------------------------------------------------------------------------------------
+
+
+PUBLISHED = {  # spec §3.1, line by line: default, default_fast where it differs
+    "weights": ("super_dimp_simple",), "association.matcher": ("keep_track",),
+    "sample_size": (480, 352), "search_area_scale": (8.0, 6.0), "association.threshold": (0.05, 0.1),
+    "refine.iterations": (10, 3),
+    "crop.border_mode": ("inside_major",), "crop.max_scale_change": (1.5,),
+    "memory.size": (50,), "memory.learning_rate": (0.01,), "memory.min_init_weight": (0.25,),
+    "memory.hard_negative_learning_rate": (0.02,), "memory.confidence_threshold": (0.5,),
+    "memory.erase_low_confidence": (True,),
+    "train_skipping": (20,), "sample_interval": (1,), "init_iterations": (10,), "update_iterations": (2,),
+    "hard_negative_iterations": (1,), "hard_negative_score": (0.5,), "low_score_threshold": (None,),
+    "localisation.window": (False,), "localisation.advanced": (True,), "localisation.score_preprocess": ("none",),
+    "localisation.target_not_found": (0.25,), "localisation.distractor": (0.8,), "localisation.hard_negative": (0.5,),
+    "localisation.neighbourhood_scale": (2.2,), "localisation.displacement_scale": (0.8,), "localisation.subcell": (False,),
+    "localisation.uncertain": (-math.inf,), "localisation.hard_sample": (-math.inf,),
+    "augmentation.fliplr": (True,), "augmentation.rotate": ((10, -10, 45, -45),),
+    "augmentation.blur": (((3, 1), (1, 3), (2, 2)),), "augmentation.dropout": ((2, 0.2),),
+    "augmentation.relativeshift": (((0.6, 0.6), (-0.6, 0.6), (0.6, -0.6), (-0.6, -0.6)),),
+    "augmentation.scale": ((),), "augmentation.shift": ((),),
+    "augmentation.expansion_factor": (2,), "augmentation.random_shift_factor": (1 / 3,),
+    "refine.space": ("relative",), "refine.top_k": (3,), "refine.random_boxes": (9,), "refine.jitter_position": (0.1,),
+    "refine.jitter_size": (0.5,), "refine.max_aspect": (6,), "refine.step": (2.5e-3,), "refine.step_decay": (1,),
+    "modulation_from_augmented": (False,), "update_scale_when_uncertain": (True,),
+    "presence_midpoint": (0.55,),
+    # §3.3 to 3.5
+    "association.skip_matching": (True,), "association.subcell": (False,), "association.own_score": (False,),
+    "association.threshold_included": (False,), "association.lowest": (-math.inf,),
+    "association.rules.split_probability": (0.6,), "association.rules.weak_split_probability": (0.85,),
+    "association.rules.weak_score": (0.2,), "association.rules.split_distractors": (False,),
+    "association.rules.switch_on_current": (False,), "association.rules.redetection": (0.25,),
+    "association.rules.redetection_inclusive": (False,), "association.rules.restart_frame": (10,),
+    "association.rules.skip_score": (0.5,), "association.rules.root_by_identity": (False,),
+    "rescale.horizon": (60,), "rescale.fewest": (2,), "rescale.most": (30,), "rescale.inclusive": (True,),
+}  # fmt: skip
+
+
+LITE = {
+    "sample_size": 289, "search_area_scale": 5.0, "memory.size": 30,  # dimp-lite's
+    "association.threshold": 0.1, "association.matcher": "keeptrack-lite",  # the threshold is keeptrack_fast's
+    # dimp-lite's own limit of being lost, for a target that is followed and for one that was lost
+    "localisation.target_not_found": 0.3, "association.lowest": 0.3, "association.rules.redetection": 0.3,
+    # as dimp-lite takes places and scores: its cell is 5 / 18 of the target's size
+    "localisation.subcell": True, "association.subcell": True, "association.own_score": True,
+    # the published ones
+    "association.rules.split_probability": 0.6, "association.rules.weak_split_probability": 0.85,
+    "association.rules.weak_score": 0.2, "association.rules.skip_score": 0.5, "association.skip_matching": True,
+    "association.rules.split_distractors": False, "association.rules.switch_on_current": False,
+}  # fmt: skip
+"""What ``lowest`` and ``subcell`` are worth on real sequences: docs/keeptrack.md."""
+
+
+def setting(config, path: str):
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["keeptrack", "keeptrack_fast"])
+def test_published_numbers(number):
+    config = preset(("keeptrack", "keeptrack_fast")[number])
+    want = {path: values[number % len(values)] for path, values in PUBLISHED.items()}
+    assert {path: setting(config, path) for path in want} == want
+
+
+def test_numbers_of_the_default_trackers():
+    config = lite_presets()["keeptrack-lite"]
+    assert {path: setting(config, path) for path in LITE} == LITE
 
 
 def test_presets_differ_as_their_names_say():
@@ -482,6 +646,8 @@ def test_presets_differ_as_their_names_say():
     assert known["keeptrack_no_confidence"].memory.confidence_threshold is None
     assert known["keeptrack_small_area"].search_area_scale == 6.0
     assert known["keeptrack_paper"].association.rules != full.association.rules
+    assert known["keeptrack_paper"].association.threshold_included
+    assert not known["keeptrack_paper"].memory.erase_low_confidence
     assert len({repr(config) for config in known.values()}) == len(known)
     with pytest.raises(ks.InputError, match="keeptrack_fast"):
         preset("keeptrack_fats")

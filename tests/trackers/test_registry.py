@@ -9,13 +9,14 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from small import matcher_file
 
 import keepsight as ks
 from keepsight.models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig, lite_config
-from keepsight.trackers.registry import load, published_header, tracker_of_weights
-from keepsight.weights import convert, load_weights, save_weights
+from keepsight.trackers.registry import load, published_header, tracker_of_weights, weights_files
+from keepsight.weights import convert, find_weights, load_weights, save_weights
 from keepsight.weights.store import WeightsHeader
 
 FRAME = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
@@ -349,3 +350,99 @@ def test_the_base_tracker_s_own_file_is_still_the_base_tracker_s(empty_weights_f
     empty_weights_folder.mkdir()
     base_weights(empty_weights_folder)
     assert tracker_of_weights(empty_weights_folder / "super_dimp_simple.safetensors") == "superdimp_simple"
+
+
+def telling(path, *names: str):
+    """A file of which only the kind can be told."""
+    torch.save({"net": {name: torch.zeros(1) for name in names}}, path)
+    return path
+
+
+def telling_base(path):
+    optimiser = "classifier.filter_optimizer.residual_module.filter_reg"
+    return telling(path, "feature_extractor.layer1.0.conv3.weight", "bb_regressor.x", optimiser)
+
+
+def telling_matcher(path):
+    return telling(path, "descriptor_extractor.x", "matcher.x")
+
+
+def test_files_of_two_networks_are_told_apart(tmp_path, empty_weights_folder):
+    base, matcher = telling_base(tmp_path / "b.pth"), telling_matcher(tmp_path / "m.pth")
+    for given in ((base, matcher), (matcher, base), [str(matcher), base]):
+        assert weights_files("keeptrack", given) == (base, matcher)
+    other = telling(tmp_path / "o.pth", "rpn_head.x", "backbone.features.0.weight")
+    with pytest.raises(
+        ks.WeightsError, match=r"o\.pth holds weights of siamrpn_alex, .* super_dimp_simple and keep_track"
+    ):
+        weights_files("keeptrack", (base, other))
+    with pytest.raises(ks.WeightsError, match=r"holds weights of no network known here"):
+        weights_files("keeptrack", telling(tmp_path / "x.pth", "x"))
+    again = telling_matcher(tmp_path / "again.pth")
+    with pytest.raises(ks.WeightsError, match=r"m\.pth and .*again\.pth are both weights of keep_track"):
+        weights_files("keeptrack", (matcher, again))
+    with pytest.raises(ks.WeightsError, match=r"b\.pth and .*b\.pth are both weights of super_dimp_simple"):
+        weights_files("superdimp_simple", (base, base))
+    assert weights_files("superdimp_simple", [matcher]) == (matcher,), "loading says what it is"
+    with pytest.raises(ks.InputError, match="in no file"):
+        weights_files("keeptrack", "random")
+
+
+@pytest.mark.parametrize("name", ["keep_track.safetensors", "keep_track.pth.tar", "keep_track.pth"])
+def test_the_other_file_lies_beside_the_given_one(tmp_path, empty_weights_folder, name):
+    empty_weights_folder.mkdir()
+    base = telling_base(tmp_path / "any name.pth.tar")
+    usual = telling_matcher(empty_weights_folder / "keep_track.pth")
+    assert weights_files("keeptrack", base) == (base, usual)
+    beside = telling_matcher(tmp_path / name)
+    assert weights_files("keeptrack", base) == (base, beside)
+    assert weights_files("keeptrack", (base, usual)) == (base, usual), "both are given"
+    telling_base(empty_weights_folder / "super_dimp_simple.pth")
+    assert weights_files("keeptrack")[1] == usual, "nothing is given"
+
+
+def test_an_absent_second_file_says_the_three_ways_to_give_it(tmp_path, empty_weights_folder):
+    for given in (None, telling_base(tmp_path / "base.pth")):
+        with pytest.raises(ks.WeightsError) as error:
+            weights_files("keeptrack", given)
+        told = str(error.value)
+        assert "beside it" in told
+        assert str(empty_weights_folder) in told
+        assert "KEEPSIGHT_WEIGHTS" in told
+        assert "--weights FILE --weights FILE" in told
+    with pytest.raises(ks.WeightsError) as error:
+        weights_files("dimp18")
+    assert "beside" not in str(error.value), "it has one network"
+
+
+@pytest.mark.parametrize("weights", [5, {"a": 1}, (), [], ("a", 5), b"a", {"a"}, ("random", "a")])
+@pytest.mark.parametrize("name", ["dimp-lite", "keeptrack-lite"])
+def test_weights_that_are_no_such_thing(name, weights):
+    with pytest.raises(ks.InputError, match=r"weights is .*(expected the path of a weights file|give it alone)"):
+        load(name, weights=weights, device="cpu")
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(ks.InputError, match="the tracker is 5; expected a name"):
+        load(5, device="cpu")
+
+
+def test_both_files_of_the_default_tracker_with_association(tmp_path):
+    copied, matcher = tmp_path / "mine.safetensors", matcher_file(tmp_path / "matcher.safetensors", seed=3)
+    copied.write_bytes(find_weights("dimp-lite").read_bytes())
+    both = load("keeptrack-lite", weights=(str(matcher), copied), device="cpu")
+    one = load("keeptrack-lite", weights=[matcher], device="cpu")
+    assert equal(both.net, one.net)
+    assert equal(both.follower.matcher, one.follower.matcher)
+    lone = load("dimp-lite", weights=[copied], device="cpu")
+    assert equal(lone.net, one.net)
+    random = load("keeptrack-lite", weights=["random"], device="cpu", seed=3)
+    assert equal(random.net, load("keeptrack-lite", weights="random", device="cpu", seed=3).net)
+
+
+def test_small_networks_suit_one_thread():
+    from small import tiny_dimp
+
+    names = ("dimp-lite", "atom-lite", "keeptrack-lite")
+    assert all(load(name, weights="random", device="cpu").suits_one_thread for name in names)
+    assert not tiny_dimp().suits_one_thread

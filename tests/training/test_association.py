@@ -24,6 +24,8 @@ from keepsight.nn.association import DescriptorExtractor
 from keepsight.training import candidates, job
 from keepsight.training.association import (
     KINDS,
+    NO_PAIR,
+    NO_SINGLE,
     TOO_FAR_BACK,
     AssociationBatch,
     AssociationData,
@@ -47,9 +49,11 @@ from keepsight.training.association import (
 from keepsight.training.candidates import CandidateSet, FrameCandidates, SequenceCandidates
 from keepsight.training.crops import Square, cut
 from keepsight.training.job import LoopConfig, job_of
+from keepsight.training.logs import read_log
 from keepsight.training.loop import train
 from keepsight.training.losses import matching_nll
-from keepsight.training.recipes import AssociationRecipe, association_recipe_names, find_recipe, override
+from keepsight.training.objectives import AssociationObjective
+from keepsight.training.recipes import AssociationRecipe, Recipe, association_recipe_names, find_recipe, override
 from keepsight.weights import load_weights
 
 SIZE = (120, 160)  # (H, W) of every picture
@@ -128,6 +132,43 @@ def test_absent_categories_are_left_out():
         CandidateSampler(Drawn(only, ("drawn",), 19), MiningConfig(states=(0, 1, 0, 0)))
     with pytest.raises(InputError, match="no frames"):
         CandidateSampler(Drawn({}, ("drawn",), 19), MiningConfig())
+
+
+def only_one_kind(kind: str) -> Drawn:
+    """Single frames and no pair, a pair whose target is beyond the slots, or pairs whose frames have no category to draw."""
+    frames = {
+        "singles": [a_frame(0, *H), a_frame(2, *H)], "pairs": [a_frame(0, *H), a_frame(1, *H)],
+        "far back": [a_frame(0, *H), a_frame(1, *FAR_BACK)],
+    }[kind]  # fmt: skip
+    states = {f.index: "H" for f in frames} if kind != "far back" else {0: "H", 1: "K"}
+    return Drawn({"s0": SequenceCandidates.of(frames, states)}, ("drawn",), 19)
+
+
+@pytest.mark.parametrize("kind", ["singles", "far back"])
+def test_pairs_alone_were_asked_for_and_there_are_none(kind):
+    with pytest.raises(
+        InputError, match=r"no pairs of neighbouring frames .* self_supervised=0 .*H [12], .*data\.mining"
+    ):
+        CandidateSampler(only_one_kind(kind), MiningConfig(0.0))
+
+
+def test_single_frames_alone_were_asked_for_and_there_are_none():
+    mining = MiningConfig(1.0, states=(0, 0, 1, 0))  # J
+    with pytest.raises(InputError, match=r"no single frames .* self_supervised=1 .*H 2"):
+        CandidateSampler(only_one_kind("pairs"), mining)
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "drawn_kind", "reason"),
+    [("singles", (0, 1, 0.5, 0.5), "self", NO_PAIR),
+     ("far back", (0, 1, 0.5, 0.5), "self", NO_PAIR),
+     ("pairs", (0, 0, 1, 0), "HH", NO_SINGLE)],
+)  # fmt: skip
+def test_a_kind_that_is_absent_is_replaced_and_counted(kind, states, drawn_kind, reason):
+    sampler = CandidateSampler(only_one_kind(kind), MiningConfig(0.3 if reason == NO_SINGLE else 0.7, states=states))
+    assert {sampler.draw(rng).kind for rng in many(200)} == {drawn_kind}
+    assert set(sampler.skipped) == {reason}
+    assert sampler.skipped[reason] / 200 == pytest.approx(0.3, abs=0.07)
 
 
 def test_true_candidates_beyond_the_slots_are_dropped_and_counted():
@@ -426,6 +467,13 @@ def test_objective_is_the_mean_of_the_items_losses(narrow):
     assert float(found.total) == pytest.approx(2 * float(total.mean()), rel=1e-5)
 
 
+def test_a_recipe_of_frames_cannot_have_this_objective():
+    values = find_recipe("dimp18").to_dict()
+    values["objective"] = find_recipe("keeptrack").to_dict()["objective"]
+    with pytest.raises(InputError, match="AssociationObjective"):
+        Recipe.from_dict(values)
+
+
 def test_objective_refuses_other_networks():
     with pytest.raises(InputError, match="keeptrack recipe"):
         find_recipe("keeptrack").objective(torch.nn.Linear(1, 1), a_batch(["self"]))
@@ -525,7 +573,42 @@ def test_published_numbers():
     assert recipe.network == KeepTrackNetConfig(swapped_centre=False)
     assert (recipe.init, recipe.batch_statistics) == ("super_dimp_simple", ("layer3", "layer4"))
     assert recipe.data.build == candidates.CandidateConfig("superdimp_simple", data=("lasot:train",))
-    assert not data.items.published_quirks
+    assert data.items.published_quirks
+
+
+def test_the_papers_recipe_differs_in_its_items_alone():
+    code, paper = find_recipe("keeptrack"), find_recipe("keeptrack_paper")
+    items = replace(code.data.items, published_quirks=False)
+    assert paper == replace(code, name="keeptrack_paper", data=replace(code.data, items=items))
+    assert (items.blur_probability, items.blur_sigma) == (0.75, 0.5)
+    assert not find_recipe("keeptrack_lite").data.items.published_quirks
+    for name in association_recipe_names():  # the ablations are of the published code
+        quirks = find_recipe(name).data.items.published_quirks
+        assert quirks == find_recipe(f"{name}-debug").data.items.published_quirks
+        assert quirks == (name not in ("keeptrack_paper", "keeptrack_lite"))
+
+
+def test_ablations_differ_in_what_they_are_named_after():
+    full = find_recipe("keeptrack")
+    gnn0, gnn9 = find_recipe("keeptrack_gnn0"), find_recipe("keeptrack_gnn9")
+    assert (len(gnn0.network.gnn_layers), len(gnn9.network.gnn_layers)) == (0, 18)
+    assert find_recipe("keeptrack_sinkhorn50").network.sinkhorn_iterations == 50
+    assert find_recipe("keeptrack_self_supervised").data.mining.self_supervised == 1
+    assert find_recipe("keeptrack_partly_supervised").data.mining.self_supervised == 0
+    for name in association_recipe_names():
+        recipe = find_recipe(name)
+        if name not in ("keeptrack", "keeptrack_paper", "keeptrack_lite"):
+            assert replace(recipe, name="keeptrack", network=full.network, data=full.data) == full
+            assert (recipe.network, recipe.data) != (full.network, full.data)
+
+
+def test_without_mining_every_frame_is_as_likely():
+    found = a_set()
+    sampler = CandidateSampler(found, MiningConfig(1.0, by_count=True))
+    counts = found.counts()
+    there = {s: counts[s] for s in candidates.STATES if counts[s]}
+    assert sampler.single_chances == pytest.approx({s: n / sum(there.values()) for s, n in there.items()})
+    assert sampler.single_chances != CandidateSampler(found, MiningConfig(1.0)).single_chances
 
 
 @pytest.mark.parametrize("name", [n + d for n in association_recipe_names() for d in ("", "-debug")])
@@ -549,6 +632,10 @@ def test_recipes_survive_json_and_overrides(name):
         (ItemConfig, {"removal": 1.5}, "removal"), (ItemConfig, {"slots": 0}, "slots"),
         (ItemConfig, {"score_noise": -1.0}, "score_noise"), (MiningConfig, {"pairs": (0, 0, 0)}, "pairs"),
         (MiningConfig, {"self_supervised": 2.0}, "self_supervised"), (AssociationData, {"validation_every": 1}, "at least 2"),
+        (AssociationObjective, {"balancing": -3.0}, "balancing"),
+        (AssociationObjective, {"balancing": float("nan")}, "balancing"),
+        (AssociationObjective, {"balancing": 1.01}, "balancing"), (AssociationObjective, {"weight": float("nan")}, "weight"),
+        (AssociationObjective, {"weight": float("inf")}, "weight"), (AssociationObjective, {"weight": 0.0}, "weight"),
         (AssociationData, {"samples_per_epoch": 3}, "batch"), (AssociationData, {"batch_size": 0}, "batch_size"),
     ],
 )  # fmt: skip
@@ -594,6 +681,18 @@ def test_training_lowers_the_held_out_loss_and_keeps_only_what_learns(small_reci
     assert {"recall_self", "recall_HH", "recall_HK", "row_norm", "bin_score"} <= set(judged[0])
     with torch.no_grad():
         assert not any(p.requires_grad for p in made.net.feature_extractor.net.parameters())
+
+
+def test_the_log_tells_what_took_the_place_of_pairs(small_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "build_candidates", lambda *_, **__: only_one_kind("singles"))
+    data = replace(small_recipe.data, validation_every=0)
+    config = LoopConfig(out=str(tmp_path), device="cpu", workers=0, steps=2, tensorboard=False)
+    train(job_of(replace(small_recipe, data=data)), config)
+    (told,) = [r["skipped"] for r in read_log(tmp_path) if r["kind"] == "train"]
+    assert 0 < told[NO_PAIR] < 16
+    pairs = override(replace(small_recipe, data=data), ["data.mining.self_supervised=0"])
+    with pytest.raises(InputError, match="no pairs"):
+        job_of(pairs)
 
 
 def test_a_resumed_run_ends_the_same(small_recipe, tmp_path):
@@ -648,4 +747,4 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert main(["train", "list"]) == 0
     assert set(association_recipe_names()) <= set(capsys.readouterr().out.split())
     assert main(["train", "keeptrack", "--show"]) == 0
-    assert "data.items.published_quirks = false" in capsys.readouterr().out
+    assert "data.items.published_quirks = true" in capsys.readouterr().out

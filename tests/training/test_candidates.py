@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from small import small_dimp
 
 import keepsight as ks
@@ -18,8 +22,10 @@ from keepsight.errors import InputError, VideoError
 from keepsight.nn.association import find_candidates, image_points
 from keepsight.online.search import View
 from keepsight.training import candidates
+from keepsight.training.association import AssociationProcessing, CandidateSampler, ItemConfig, MiningConfig
 from keepsight.training.candidates import (
     CandidateConfig,
+    CandidateSet,
     FrameCandidates,
     ScoreMap,
     ScoreMaps,
@@ -95,6 +101,8 @@ class Grey(Frames):
         return self.count
 
     def __getitem__(self, index: int) -> np.ndarray:
+        if not index < self.count:
+            raise IndexError(index)
         return np.full((60, 80, 3), index, np.uint8)
 
 
@@ -269,6 +277,187 @@ def test_damaged_files(tmp_path, text, words):
         read_candidates(path)
     with pytest.raises(InputError, match="--stage candidates"):
         read_candidates(tmp_path / "none.json")
+
+
+def a_file() -> dict[str, Any]:
+    """Two sequences with every category that has two candidates or more, on a map of 19 cells."""
+    frames = [
+        FrameCandidates(i, (4.5, -3.25, 60.0, 48.5), (9, 9), np.array(scores), np.array(cells))
+        for i, (cells, scores) in enumerate(
+            [
+                ([(9, 9), (2, 9)], [0.9, 0.3]), ([(9, 9), (2, 9)], [0.8, 0.5]), ([(2, 9), (9, 9), (18, 0)], [0.7, 0.5, 0.5]),
+                ([(9, 9), (0, 18)], [0.2, 0.1]), ([(2, 9), (16, 16)], [0.6, 0.06]),
+            ]
+        )
+    ]  # fmt: skip
+    states = {0: "H", 1: "H", 2: "K", 3: "G", 4: "J"}
+    found = {"a": SequenceCandidates.of(frames, states), "b": SequenceCandidates.of(frames[1:3], {1: "H", 2: "K"})}
+    about = {"format": 1, "data": ["test"], "side": 19, "skipped": {"c": "gone"}}
+    return {"keepsight": about, **{name: one.to_json() for name, one in found.items()}}
+
+
+def read(values: Any, folder, **more) -> CandidateSet:
+    path = folder / "c.json"
+    path.write_text(json.dumps(values))
+    return read_candidates(path, **more)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+TO_DAMAGE = [
+    (("b", "index"), [1], "target_anno_coord|search_area_box"),
+    (("b", "index", 0), -1, "index has -1"),
+    (("b", "index", 0), 2, "index has 2 after 2"),
+    (("b", "index", 1), 0, "index has 0 after 1"),
+    (("b", "index", 0), 1.5, "index has 1.5"),
+    (("b", "index", 0), True, "index has True"),
+    (("b", "index", 0), "1", "index has '1'"),
+    (("b", "index"), None, "index is absent"),
+    (("b", "search_area_box", 1), [0, 0, NAN, 5], "search_area_box of frame 2"),
+    (("b", "search_area_box", 1), [0, INFINITE, 5, 5], "search_area_box of frame 2"),
+    (("b", "search_area_box", 1), [0, 10**400, 5, 5], "search_area_box of frame 2"),
+    (("b", "search_area_box", 1), [0, 0, 5, 0], "with an area"),
+    (("b", "search_area_box", 1), [0, 0, -5, 5], "with an area"),
+    (("b", "search_area_box", 1), [0, 5, 5], "search_area_box of frame 2"),
+    (("b", "search_area_box", 1), "0155", "search_area_box"),
+    (("b", "target_anno_coord", 0), [19, 0], "target_anno_coord of frame 1"),
+    (("b", "target_anno_coord", 0), [1], "target_anno_coord"),
+    (("b", "target_candidate_scores", 0), [0.8, NAN], "target_candidate_scores of frame 1"),
+    (("b", "target_candidate_scores", 0), [0.5, 0.8], "highest first"),
+    (("b", "target_candidate_scores", 0), [], "at least one"),
+    (("b", "target_candidate_scores", 0), [[0.8], [0.5]], "target_candidate_scores"),
+    (("b", "target_candidate_scores", 0), [0.8, 10**400], "target_candidate_scores"),
+    (("b", "target_candidate_scores", 0), [0.8], "of 1 candidates"),
+    (("b", "target_candidate_coords", 0), [[9, 9]], "of 2 candidates"),
+    (("b", "target_candidate_coords", 0), [[9, 9], [2, 19]], "from 0 to 18"),
+    (("b", "target_candidate_coords", 0), [[9, 9], [-1, 9]], "from 0 to 18"),
+    (("b", "target_candidate_coords", 0), [9, 9, 2, 9], "target_candidate_coords of frame 1"),
+    (("b", "frame_states", "H"), [3], "frame_states.H needs frame 3"),
+    (("b", "frame_states", "H"), [1, 1], "each frame once"),
+    (("b", "frame_states", "J"), [1], "frame 1 twice"),
+    (("b", "frame_states", "D"), [1], "G, H, J, K"),
+    (("b", "frame_states"), [], "frame_states is"),
+    (("b", "frame_states", "H"), 1, "a list"),
+    (("b", "subseq_states", "HK"), [2], "subseq_states.HK needs frame 3"),
+    (("b", "subseq_states", "HJ"), [1], "HH, HK, HG"),
+    (("b", "subseq_states"), None, "subseq_states is absent"),
+    (("b",), 3, "3 is given"),
+    (("keepsight",), 3, "an object"),
+    (("keepsight", "format"), "x", "format is 'x'"),
+    (("keepsight", "format"), 0, "format is 0"),
+    (("keepsight", "format"), True, "format is True"),
+    (("keepsight", "side"), "x", "side is 'x'"),
+    (("keepsight", "side"), -19, "side is -19"),
+    (("keepsight", "side"), 19.0, "side is 19.0"),
+    (("keepsight", "side"), 10, "'a' .* from 0 to 9"),
+    (("keepsight", "data"), "test", "data is 'test'"),
+    (("keepsight", "data"), [1], "list of names"),
+    (("keepsight", "skipped"), [], "skipped is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"), TO_DAMAGE, ids=[f"{'.'.join(map(str, p))}={v!r:.24}" for p, v, _ in TO_DAMAGE]
+)
+def test_damage_is_named(tmp_path, place, value, words):
+    values = a_file()
+    put(values, place, value)
+    with pytest.raises(InputError, match=words) as told:
+        read(values, tmp_path)
+    said = str(told.value)
+    named = (
+        "'a'" if value == 10 else "'b'" if place[0] == "b" else "'keepsight'"
+    )  # a side too small is found at a candidate
+    assert named in said
+    assert "make the file again" in said
+
+
+def put(values: Any, place: tuple[Any, ...], value: Any) -> None:
+    for step in place[:-1]:
+        values = values[step]
+    values[place[-1]] = value
+
+
+def test_a_file_that_is_whole(tmp_path):
+    found = read(a_file(), tmp_path)
+    assert (found.side, found.data) == (19, ("test",))
+    assert found.counts() == {"G": 1, "H": 3, "J": 1, "K": 2, "HH": 1, "HK": 2, "HG": 0}
+    assert {name: one.to_json() for name, one in found.sequences.items()} == {k: a_file()[k] for k in "ab"}
+    absent = a_file()  # empty categories may be left out
+    del absent["a"]["subseq_states"]["HG"]
+    assert read(absent, tmp_path).counts() == found.counts()
+
+
+def test_the_callers_side_counts(tmp_path):
+    values = a_file()
+    del values["keepsight"]
+    assert read(values, tmp_path).side == 23
+    with pytest.raises(InputError, match="from 0 to 17"):
+        read(values, tmp_path, side=18)
+
+
+def places_of(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of everything inside nested lists and dictionaries."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for k, v in inner for found in [(*place, k), *places_of(v, (*place, k))]]
+
+
+PLACES = places_of(a_file())
+NONSENSE = st.one_of(
+    st.none(), st.booleans(), st.integers(-30, 30), st.integers(), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
+    st.lists(st.one_of(st.integers(-3, 30), st.floats(), st.lists(st.integers(-3, 30), max_size=3)), max_size=5),
+)  # fmt: skip
+
+
+class Pictures(CandidateSet):
+    def picture(self, key: str, index: int) -> np.ndarray:
+        return np.zeros((40, 60, 3), np.uint8)
+
+
+@settings(max_examples=300)
+@given(damage=st.lists(st.tuples(st.sampled_from(PLACES), st.one_of(NONSENSE, st.just(...))), min_size=1, max_size=2))
+@example(damage=[(("a", "search_area_box", 0), [0.0, 0.0, 1e-3, 5.0])])
+@example(damage=[(("a", "search_area_box", 0), [1e6, 1e6, 1e6, 1e6])])
+def test_random_damage_is_refused_or_read_as_it_stands(tmp_path_factory, damage):
+    """Nothing else is raised, nothing that stands there becomes something else, and what was read can be trained on."""
+    values = a_file()
+    for place, value in damage:
+        try:
+            inner = values
+            for step in place[:-1]:
+                inner = inner[step]
+            if value is ...:
+                del inner[place[-1]]
+            else:
+                inner[place[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):  # the other damage took the place away
+            continue
+    try:
+        found = read(values, tmp_path_factory.getbasetemp())
+    except InputError:
+        return
+    wanted = {name: one for name, one in values.items() if name != "keepsight"}
+    for one in wanted.values():
+        one["frame_states"] = {s: one["frame_states"].get(s, []) for s in candidates.STATES}
+        one["subseq_states"] = {p: one["subseq_states"].get(p, []) for p in candidates.PAIRS}
+        for field in ("search_area_box", "target_candidate_scores"):
+            one[field] = [[float(f"{v:.7g}") for v in row] for row in one[field]]
+    made = {name: one.to_json() for name, one in found.sequences.items()}
+    assert made == {n: {f: one[f] for f in made[n]} for n, one in wanted.items()}
+    assert list(found.data) == values.get("keepsight", {}).get("data", [])
+    try:
+        sampler = CandidateSampler(Pictures(found.sequences, ("test",), found.side), MiningConfig())
+    except InputError:
+        return
+    process = AssociationProcessing(ItemConfig(output_size=16, map_side=9))
+    for seed in range(3):
+        item = process(sampler.draw(np.random.default_rng(seed)), np.random.default_rng(seed))
+        assert all(np.isfinite(side.points).all() and np.isfinite(side.scores).all() for side in item.sides)
+
+
+def test_a_frame_that_the_video_lacks(scripted):
+    found = build_candidates(CandidateConfig("any", data=("test",)))
+    with pytest.raises(InputError, match=r"frame 17 of 'a', which has 4 frames"):
+        found.picture("a", 17)
 
 
 def test_published_files_say_less(tmp_path):

@@ -134,6 +134,17 @@ def test_find_converted_then_published(folder: Path) -> None:
         find_weights("super_dimp_simple")
 
 
+def test_a_folder_that_is_looked_into_first(folder: Path, tmp_path: Path) -> None:
+    (folder / "super_dimp.safetensors").write_bytes(b"x")
+    assert find_weights("super_dimp", tmp_path).parent == folder
+    for name in ("super_dimp.pth", "super_dimp.pth.tar", "super_dimp.safetensors"):  # the last comes first
+        (tmp_path / name).write_bytes(b"x")
+        assert find_weights("super_dimp", tmp_path) == tmp_path / name
+    (tmp_path / "dimp-lite.safetensors").write_bytes(b"x")
+    assert find_weights("dimp-lite", tmp_path).parent == tmp_path
+    assert find_weights("dimp-lite").parent.name == "files"
+
+
 def test_unknown_name_has_nearest_names() -> None:
     with pytest.raises(WeightsError, match="did you mean 'dimp50'"):
         find_weights("dimp51")

@@ -40,8 +40,9 @@ class Track:
     """The object in the first frame: top-left corner, width, height in pixels. Repeat it for more objects."""
     tracker: Annotated[str, arg(metavar="NAME")] = "dimp-lite"
     """Tracker, or a weights file that says which tracker it is for."""
-    weights: Annotated[str | None, arg(metavar="FILE")] = None
-    """Weights file instead of the tracker's own; 'random' for seeded random numbers (tests, speed)."""
+    weights: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
+    """Weights file instead of the tracker's own; 'random' for seeded random numbers (tests, speed). Repeat it for a tracker with
+    two networks, such as KeepTrack's; a file that is not given is looked for beside the other one, then in the usual places."""
     device: Annotated[str, arg(metavar="D")] = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     start: Annotated[int, arg(metavar="N")] = 0
@@ -53,7 +54,8 @@ class Track:
     candidates: bool = False
     """Draw a KeepTrack tracker's candidates on the video too: a numbered ring around each, a colour for each identity."""
     save_boxes: Annotated[str | None, arg(metavar="FILE")] = None
-    """Boxes: .csv (all fields), .json (all fields), .txt (x,y,w,h; with several objects one file each)."""
+    """Boxes: .csv (all fields), .json (all fields, and a KeepTrack tracker's candidates), .txt (x,y,w,h; with several objects one
+    file each)."""
     save_densities: Annotated[str | None, arg(metavar="DIR")] = None
     """Predicted densities of PrDiMP trackers, for each frame one .npz and one picture."""
     seed: Annotated[int, arg(metavar="S")] = 0

@@ -58,9 +58,8 @@ class Outputs:
             if command.save_boxes is not None:
                 about = {"source": self._frames.name, "size": list(self._frames.size), "fps": self._frames.fps}
                 about |= {"tracker": self._tracker.name, "seed": command.seed, "keepsight": __version__}
-                self.boxes = stack.enter_context(
-                    BoxWriter(command.save_boxes, len(command.box), about, probability=self.has_probability)
-                )
+                fields = {"probability": self.has_probability, "candidates": self._tracker.follows_candidates}
+                self.boxes = stack.enter_context(BoxWriter(command.save_boxes, len(command.box), about, **fields))
             if not (command.save or command.save_boxes or command.save_densities):
                 self.rows = csv.writer(sys.stdout, lineterminator="\n")
                 self.rows.writerow([*BOX_COLUMNS, *(["presence_probability"] if self.has_probability else [])])
@@ -117,7 +116,10 @@ def _check_candidates(command: Track, tracker: Tracker[Any]) -> None:
             f"--candidates: {tracker.name} follows no candidates; use a KeepTrack tracker such as 'keeptrack-lite'"
         )
     if command.save is None:
-        raise InputError("--candidates are drawn on the video; say where to write it with --save")
+        raise InputError(
+            "--candidates are drawn on the video; say where to write it with --save, e.g. --save tracked.mp4. "
+            "Their numbers go to --save-boxes FILE.json without --candidates"
+        )
 
 
 def given(box: Box) -> Result:

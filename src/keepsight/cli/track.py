@@ -53,7 +53,7 @@ def track(command: Track) -> int:
                     )
                     tracker = load(
                         command.tracker,
-                        weights=command.weights,
+                        weights=command.weights or None,
                         device=command.device,
                         seed=command.seed,
                         calibration=command.calibration,
@@ -137,14 +137,14 @@ def _same_file(a: str, b: str) -> bool:
 
 @contextmanager
 def one_thread(tracker: Tracker[Any]) -> Iterator[None]:
-    """One CPU thread for dimp-lite, which is made for it: on a busy machine threads that wait for each other are slower.
+    """One CPU thread for the small trackers, made for it: on a busy machine threads that wait for each other are slower.
 
     Results then do not depend on the number of cores either. A given ``OMP_NUM_THREADS`` is left as it is.
     """
     import torch
 
     before = torch.get_num_threads()
-    if tracker.name == "dimp-lite" and tracker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if tracker.suits_one_thread and tracker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     try:
         yield

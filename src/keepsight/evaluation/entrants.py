@@ -10,7 +10,8 @@ What a tracker is called:
 
 ========================================  ==================================================================================
 ``dimp-lite``, ``superdimp``              a tracker of this library with its own weights
-``dimp18@random``, ``dimp18@FILE``        the same with random or other weights; ``FILE.safetensors`` says its tracker itself
+``dimp18@random``, ``dimp18@FILE``        the same with random or other weights; ``FILE.safetensors`` says its tracker itself;
+                                          the file of a second network is looked for beside FILE first
 ``opencv:CSRT`` ``KCF`` ``MIL``           OpenCV's (CSRT and KCF: its contrib build)
 ``opencv:Nano@FOLDER``                    OpenCV's NanoTrack with the two .onnx files in FOLDER
 ``python:package.module:Class``           a class with ``init(image, box)`` and ``update(image) -> box`` (got10k's interface)
@@ -230,26 +231,25 @@ def _own_identity(spec: EntrantSpec) -> dict[str, str]:
     import torch
 
     from .. import __version__
+    from ..online.presence import weights_sum
     from ..trackers.registry import RANDOM
-    from .guest import sha256_of
 
     identity = {"keepsight": __version__, "code_sha256": tracking_code_sha256(), "torch": torch.__version__}
     identity |= {"numpy": np.__version__, "opencv": cv2.__version__}
     if spec.weights == RANDOM:
         return identity | {"weights_sha256": RANDOM}
-    return identity | {"weights_sha256": sha256_of((_weights_file(spec),))}
+    return identity | {"weights_sha256": weights_sum(*_weights_files(spec))}
 
 
-def _weights_file(spec: EntrantSpec) -> Path:
+def _weights_files(spec: EntrantSpec) -> tuple[Path, ...]:
+    """Of all networks, as :func:`keepsight.load` finds them."""
     from ..trackers import registry
-    from ..weights import find_weights
 
-    if spec.weights is None and spec.target in registry.tracker_names():
-        return find_weights(registry.weights_name(spec.target))
-    path = Path(spec.weights or spec.target).expanduser()
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}, which {spec.text} names; check the path")
-    return path
+    if spec.weights is not None or spec.target not in registry.tracker_names():
+        path = Path(spec.weights or spec.target).expanduser()
+        if not path.is_file():
+            raise InputError(f"there is no weights file {path}, which {spec.text} names; check the path")
+    return registry.weights_files(spec.target, spec.weights)
 
 
 def tracking_code_sha256() -> str:

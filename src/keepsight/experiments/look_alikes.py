@@ -238,7 +238,7 @@ def with_matcher(tracker: KeepTrackLiteTracker, matcher: KeepTrackNet, name: str
     """A copy of ``tracker`` that matches in another way; the network that scores is shared."""
     other = copy.copy(tracker)
     other.name, other.matcher_config = name, matcher.config
-    other.follower = Follower(tracker.follower.config, matcher.eval().to(tracker.device), tracker.follower.cell)
+    other.follower = Follower(tracker.follower.config, matcher.eval(), tracker.follower.cell, tracker.device)
     return other
 
 

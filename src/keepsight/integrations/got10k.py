@@ -48,7 +48,7 @@ class Got10kTracker(_Base):
         tracker: str | Tracker[Any] = "dimp-lite",
         *,
         name: str | None = None,
-        weights: str | Path | None = None,
+        weights: str | Path | Sequence[str | Path] | None = None,
         device: str = "auto",
         seed: int = 0,
     ) -> None:

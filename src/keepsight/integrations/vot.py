@@ -164,7 +164,11 @@ def _native_image(frame: Any) -> np.ndarray:
 
 
 def serve(
-    tracker: str = "dimp-lite", *, weights: str | Path | None = None, device: str = "auto", seed: int = 0
+    tracker: str = "dimp-lite",
+    *,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    device: str = "auto",
+    seed: int = 0,
 ) -> None:
     """Be a TraX server until the client quits: one or several targets, started again or joined by others at any time.
 
@@ -272,31 +276,39 @@ def _trax_state(trax: Any, result: Result) -> Any:
 
 
 def trackers_ini(
-    name: str, tracker: str, weights: str | Path | None = None, *, protocol: Protocol = "trax", device: str = "auto"
+    name: str,
+    tracker: str,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    *,
+    protocol: Protocol = "trax",
+    device: str = "auto",
 ) -> str:
     """An entry of the toolkit's ``trackers.ini`` that runs ``tracker`` with this very Python.
 
     ``name``: identifier in the toolkit, letters, digits, ``-`` and ``_``. ``protocol``: ``trax`` (any environment), or ``python``
     (keepsight must be installed beside the toolkit, which then turns masks and polygons into their bounding boxes).
-    Raises :class:`InputError` for a name that the toolkit would not take.
+    Raises :class:`InputError` for a name that the toolkit would not take, and for several weights files with ``python``, whose
+    options stand once each.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise InputError(f"{name!r} cannot be a tracker's identifier; use letters, digits, - and _ only")
     if protocol not in ("trax", "python"):
         raise InputError(f"protocol is {protocol!r}; give trax or python")
-    options = {"tracker": tracker}
-    if weights is not None:
-        options["weights"] = str(weights) if str(weights) == "random" else str(Path(weights).resolve())
+    given = [] if weights is None else [weights] if isinstance(weights, (str, Path)) else list(weights)
+    if len(given) > 1 and protocol == "python":
+        raise InputError(f"{len(given)} weights files, and protocol python takes one; put the others beside it")
+    options = [("tracker", tracker)]
+    options += [("weights", str(w) if str(w) == "random" else str(Path(w).resolve())) for w in given]
     if device != "auto":
-        options["device"] = device
+        options.append(("device", device))
     lines = [f"[{name}]", f"label = {tracker} (keepsight)", f"protocol = {protocol}"]
     if protocol == "trax":
-        flags = [word for option, value in options.items() for word in (f"--{option}", value)]
+        flags = [word for option, value in options for word in (f"--{option}", value)]
         lines.append("command = " + shlex.join([sys.executable, "-m", "keepsight.integrations.vot", *flags]))
     else:
         lines.append("command = keepsight.integrations.vot:VotTracker")
         lines.append("convert = rectangle")  # toolkit 0.9.0 cannot send masks over this protocol
-        lines += [f"arg_{option} = {value}" for option, value in options.items()]
+        lines += [f"arg_{option} = {value}" for option, value in options]
     lines.append("timeout = 120")  # seconds for one answer; the first may have to wait for CUDA
     return "\n".join(lines).replace("%", "%%") + "\n"  # the toolkit's reader expands single percent signs
 
@@ -310,8 +322,9 @@ class Serve:
 
     tracker: str = "dimp-lite"
     """Tracker, or a weights file that says which tracker it is for."""
-    weights: str | None = None
-    """Weights file instead of the tracker's own; 'random' for seeded random numbers (tests, speed)."""
+    weights: tuple[str, ...] = ()
+    """Weights file instead of the tracker's own; 'random' for seeded random numbers (tests, speed). Repeat it for a tracker with
+    two networks."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     seed: int = 0
@@ -330,17 +343,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..cli.console import complain, say
 
-    options = tyro.cli(
-        Serve, prog="python -m keepsight.integrations.vot", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
+    options = tyro.cli(Serve, prog="python -m keepsight.integrations.vot", args=argv, config=config)
     try:
         if options.print_trackers_ini:
             entry = trackers_ini(
-                options.name, options.tracker, options.weights, protocol=options.protocol, device=options.device
+                options.name, options.tracker, options.weights or None, protocol=options.protocol, device=options.device
             )
             say(entry.rstrip())
         else:
-            serve(options.tracker, weights=options.weights, device=options.device, seed=options.seed)
+            serve(options.tracker, weights=options.weights or None, device=options.device, seed=options.seed)
     except KeepsightError as error:
         complain(f"error: {error}")
         return 2

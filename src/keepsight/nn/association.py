@@ -42,6 +42,8 @@ class AssociationConfig:
     """Channels D of a descriptor and of everything after it; a multiple of 4, the number of attention heads."""
     encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
     """Hidden channels of the encoder of score and position."""
+    position_frequencies: int = 0
+    """The encoder also sees sin and cos of π 2^k p, k below this, of each coordinate p: small steps become large ones."""
     gnn_layers: tuple[str, ...] = ("self", "cross", "self", "cross")
     """What each layer attends to: candidates of its own frame or of the other. The paper counts pairs: its ablation of 0, 2
     and 9 layers is ``("self", "cross") * n``."""
@@ -71,6 +73,8 @@ class AssociationConfig:
             raise InputError(f"descriptor_channels is {self.descriptor_channels}; expected a multiple of {HEADS}")
         if self.sinkhorn_iterations < 1:
             raise InputError(f"sinkhorn_iterations is {self.sinkhorn_iterations}; expected 1 or more")
+        if self.position_frequencies < 0:
+            raise InputError(f"position_frequencies is {self.position_frequencies}; expected 0 or more")
         if not 0 <= self.match_threshold < 1:
             raise InputError(f"match_threshold is {self.match_threshold}; expected a probability, 0 <= t < 1")
 
@@ -104,7 +108,9 @@ class Matches:
 # --- 1.1 candidates: local maxima of the score map ------------------------------------------------------------------------
 
 
-def find_candidates(scores: Tensor, threshold: float, window: int = 5) -> tuple[Tensor, Tensor]:
+def find_candidates(
+    scores: Tensor, threshold: float, window: int = 5, *, included: bool = False
+) -> tuple[Tensor, Tensor]:
     """Local maxima of a score map (S, S') above ``threshold``, by falling score: cells (N, 2) int64 (row, column), scores (N,).
 
     A maximum equals the largest score within ``window`` × ``window`` cells around it, so equal neighbours are all there (up
@@ -116,7 +122,8 @@ def find_candidates(scores: Tensor, threshold: float, window: int = 5) -> tuple[
         )
     scores = torch.where(scores.isnan(), -math.inf, scores)
     largest = F.max_pool2d(scores[None, None], window, stride=1, padding=window // 2)[0, 0]  # (S, S')
-    cells = ((scores == largest) & (scores > threshold)).nonzero()  # (N, 2)
+    is_high = scores >= threshold if included else scores > threshold
+    cells = ((scores == largest) & is_high).nonzero()  # (N, 2)
     found = scores[cells[:, 0], cells[:, 1]]
     order = found.argsort(descending=True, stable=True)
     return cells[order], found[order]
@@ -244,13 +251,19 @@ def fold_set_norms(module: ModuleT) -> ModuleT:
 class ScorePositionEncoder(nn.Module):
     """ψ: (y, x, score) of a candidate -> D channels, to be added to its descriptor."""
 
-    def __init__(self, hidden: Sequence[int], channels: int) -> None:
+    def __init__(self, hidden: Sequence[int], channels: int, frequencies: int = 0) -> None:
         super().__init__()
-        self.encoder = perceptron(3, *hidden, channels)
+        self.frequencies = frequencies
+        self.encoder = perceptron(3 + 4 * frequencies, *hidden, channels)
 
     def forward(self, points_and_scores: Tensor) -> Tensor:
         """(B, N, 3), points normalised -> (B, N, D)."""
-        return self.encoder(points_and_scores)
+        known = points_and_scores
+        if self.frequencies:
+            steps = math.pi * 2.0 ** torch.arange(self.frequencies, device=known.device)
+            angles = (known[..., :2, None] * steps).flatten(-2)  # (B, N, 2 frequencies)
+            known = torch.cat([known, angles.sin(), angles.cos()], dim=-1)
+        return self.encoder(known)
 
 
 # --- 1.5 attention graph network ----------------------------------------------------------------------------------------------
@@ -367,7 +380,7 @@ class CandidateMatcher(nn.Module):
         super().__init__()
         self.config = config
         d = config.descriptor_channels
-        self.kenc = ScorePositionEncoder(config.encoder_channels, d)
+        self.kenc = ScorePositionEncoder(config.encoder_channels, d, config.position_frequencies)
         self.gnn = GraphNetwork(d, config.gnn_layers)
         self.final_proj = Pointwise(d, d)
         nn.init.orthogonal_(self.final_proj.weight)

@@ -40,6 +40,9 @@ class AssociationRules:
     """From this frame on (the first frame is 1) a restart numbers its objects from 1: the first target is not among them."""
     skip_score: float = 0.5
     """A single candidate follows a single candidate without the network if both scores are above this."""
+    root_by_identity: bool = False
+    """The confidence of a frame is the root of its score if the target has its first identity, and else the score itself;
+    otherwise, as :func:`certainty` has it, the larger of both, also as long as there are no identities."""
     recent_scores: int = 30
     """Scores of an object that are kept for display; no decision reads more than the last and the largest."""
 
@@ -55,10 +58,10 @@ class AssociationRules:
 
     @classmethod
     def paper(cls) -> AssociationRules:
-        """The paper's values (spec §14, 5 to 7): ω = 0.75 for all, current score against the target's maximum, η included."""
+        """The paper's values (spec §14, 5 to 7, 16): ω = 0.75 for all, current score against the target's maximum, η included."""
         return cls(
             split_probability=0.75, weak_split_probability=0.75, split_distractors=True, switch_on_current=True,
-            redetection_inclusive=True,
+            redetection_inclusive=True, root_by_identity=True,
         )  # fmt: skip
 
 
@@ -167,12 +170,15 @@ def match_is_certain(state: CandidateState, scores: Any, rules: AssociationRules
     return len(state.objects) == scores.size == 1 and state.objects[0].recent[-1] > limit and float(scores[0]) > limit
 
 
-def certainty(score: float, state: CandidateState | None) -> float:
+def certainty(score: float, state: CandidateState | None, rules: AssociationRules | None = None) -> float:
     """How sure the frame's maximum ``score`` makes us of the target: confidence of its sample and its presence; §3.6, 3.7.
 
     The root where that is larger, as long as there is no database or the target is the first frame's; not clamped to 1.
     Scores that are negative or NaN come back as they are (the published tracker makes NaN of the former, quirk Q24).
+    ``rules``: the published ones by default.
     """
+    if rules is not None and rules.root_by_identity:
+        return math.sqrt(score) if score > 0 and state is not None and state.certain else score
     if score > 0 and (state is None or state.certain):
         return max(score, math.sqrt(score))
     return score

@@ -5,6 +5,7 @@ With a confidence for every sample (KeepTrack): spec/keeptrack-rts-lwl.md §3.6,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ class MemoryConfig:
     """The first frame's samples together never weigh less than this, and are then never replaced; 0 turns both off."""
     confidence_threshold: float | None = None
     """Samples weigh by age times confidence, and not at all if their confidence is below this; None: by age alone."""
+    erase_low_confidence: bool = True
+    """A confidence below the threshold counts as 0 also when the next sample to replace is looked for."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -100,7 +103,7 @@ class SampleMemory:
     previous: int | None = None
     """Slot of the last insertion after the first frame."""
     confidence: np.ndarray | None = None
-    """(M,) float64, 0 in free slots and where it was below the threshold; None without a threshold."""
+    """(M,) float64, 0 in free slots, and unless the configuration says otherwise where it was too low; None: no threshold."""
 
     @classmethod
     def start(cls, config: MemoryConfig, samples: Samples, targets: Tensor) -> SampleMemory:
@@ -129,16 +132,22 @@ class SampleMemory:
             self.weights, self.stored, self.initial, self.previous, rate, self.config.min_init_weight, self.confidence
         )
         self.cells[0, slot], self.targets[slot] = cells, target
-        if self.confidence is not None and self.config.confidence_threshold is not None:
+        if self.confidence is not None:
             # the published tracker erases low ones at the next solve, which follows every insertion (quirk Q7)
-            self.confidence[slot] = confidence if confidence >= self.config.confidence_threshold else 0.0
+            kept = self._is_enough(confidence) or not (self.config.erase_low_confidence or math.isnan(confidence))
+            self.confidence[slot] = confidence if kept else 0.0
         self.previous = slot
         self.stored += 1
         return slot
 
+    def _is_enough(self, confidence: float | np.ndarray) -> np.ndarray:
+        return np.asarray(confidence) >= (self.config.confidence_threshold or 0.0)
+
     def filled(self) -> tuple[Samples, Tensor, Tensor]:
         """Samples (views), their targets (n, 1, ...) and weights (n, 1) of the slots in use, times confidence if kept."""
         n = min(self.stored, self.config.size)
-        worth = self.weights if self.confidence is None else self.weights * self.confidence
+        worth = self.weights
+        if self.confidence is not None:
+            worth = worth * np.where(self._is_enough(self.confidence), self.confidence, 0.0)
         weights = torch.as_tensor(worth[:n, None], dtype=self.cells.dtype, device=self.cells.device)
         return Samples(self.cells[:, :n], self.map_size), self.targets[:n], weights

@@ -78,6 +78,8 @@ class LogisticMap:
             raise InputError(
                 f"slope {self.slope} and intercept {self.intercept} are no logistic map; expected finite, slope >= 0"
             )
+        if not isinstance(self.log_odds, bool):  # any text would count as true
+            raise InputError(f"log_odds is {self.log_odds!r}; expected true or false")
 
     def feature(self, confidence: npt.ArrayLike) -> Array:
         """x."""
@@ -201,10 +203,12 @@ def write_calibration(path: str | Path, calibration: Calibration) -> None:
     write_atomically(path, calibration.to_json() + "\n")
 
 
-def weights_sum(path: str | Path) -> str:
-    """16 hexadecimal digits of a weights file, as ``run.json`` of results names it."""
-    inner = hashlib.sha256(Path(path).expanduser().read_bytes()).digest()
-    return hashlib.sha256(inner).hexdigest()[:16]
+def weights_sum(*paths: str | Path) -> str:
+    """16 hexadecimal digits of a tracker's weights files, in the order of its networks, as ``run.json`` of results names them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(Path(path).expanduser().read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _sigmoid(x: Array) -> Array:

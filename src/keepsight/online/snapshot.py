@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import StateError
 from ..weights.store import WeightsHeader, load_weights, save_weights
 
 FAMILY = "tracker-state"
+SAMPLES = 256
+"""Values of each tensor that :func:`weights_digest` reads: training moves all of them."""
 
 
 def derived() -> Any:
@@ -71,6 +75,22 @@ def _is_optional(hint: Any) -> bool:
     return type(None) in typing.get_args(hint)
 
 
+def weights_digest(networks: Iterable[nn.Module]) -> str:
+    """16 hexadecimal digits of the networks' names, shapes and evenly drawn values; the same on every device."""
+    digest = hashlib.sha256()
+    for net in networks:
+        for name, tensor in net.state_dict().items():
+            values = tensor.detach()
+            if values.numel() > SAMPLES:
+                chosen = torch.arange(SAMPLES, device=values.device) * values.numel() // SAMPLES
+                values = values[
+                    torch.unravel_index(chosen, values.shape)
+                ]  # (SAMPLES,): no copy of channels-last weights
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save(path: Path, state: Any, identity: dict[str, Any]) -> None:
     """Write ``state`` with what it belongs to; atomically, so that a full disk leaves the previous file.
 
@@ -87,7 +107,8 @@ def save(path: Path, state: Any, identity: dict[str, Any]) -> None:
 def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) -> Any:
     """Read a state of type ``kind`` that belongs to the same tracker.
 
-    Raises :class:`StateError` that says what differs if it does not, :class:`WeightsError` if the file cannot be read.
+    Raises :class:`StateError` that says what differs if it does not, or that the file is of an earlier keepsight, which did not
+    say so much; :class:`WeightsError` if the file cannot be read.
     """
     file = load_weights(path)
     if file.header.family != FAMILY:
@@ -95,6 +116,7 @@ def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) 
     try:
         saved = json.loads(file.header.config["state"])
         theirs = saved["identity"]
+        absent = [k for k in identity if k not in theirs]
         differs = [k for k in identity if json.dumps(theirs.get(k)) != json.dumps(identity[k])]
         if not differs:
             return unpack(saved["layout"], dict(file.tensors), kind, device)
@@ -102,6 +124,11 @@ def load(path: Path, kind: Any, identity: dict[str, Any], device: torch.device) 
         raise StateError(
             f"{path} is damaged or of another version of keepsight ({error!r}); save the state again"
         ) from error
+    if absent:
+        raise StateError(
+            f"{path} is of another version of keepsight: it does not say what {' and '.join(absent)} it belongs to; "
+            "save the state again"
+        )
     detail = "; ".join(f"{k} is {_short(theirs.get(k))} there and {_short(identity[k])} here" for k in differs)
     raise StateError(f"{path} belongs to another tracker ({detail}); load the tracker that saved it")
 

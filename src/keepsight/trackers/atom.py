@@ -310,6 +310,10 @@ class AtomTracker(OverlapTracker[AtomTarget]):
             line = np.roll(hann_window(self.side, centred=False), self.side // 2)
             self.window = np.outer(line, line).astype(np.float64 if self.dtype == torch.float64 else np.float32)
 
+    @property
+    def suits_one_thread(self) -> bool:
+        return isinstance(self.net, AtomLiteNet)
+
     # --- first frame -------------------------------------------------------------------------------------------------
 
     def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[AtomTarget]:

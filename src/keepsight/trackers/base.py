@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..boxes import Box, check_box, clip_box, state_to_box
 from ..errors import InputError, StateError
@@ -143,21 +144,26 @@ class Tracker(ABC, Generic[TargetT]):
     # --- saved states ------------------------------------------------------------------------------------------------
 
     def save_state(self, path: str | Path) -> None:
-        """Write everything needed to go on after this frame (not the network's weights) to a safetensors file."""
-        snapshot.save(Path(path), self._current(), self._identity())
+        """Write everything needed to go on after this frame (of the networks' weights only a digest) to a safetensors file."""
+        snapshot.save(Path(path), self._current(), self._belonging())
 
     def load_state(self, path: str | Path) -> None:
         """Go on where :meth:`save_state` stopped; the next ``update`` gives what it would have given then.
 
-        Raises :class:`StateError` if the file belongs to another tracker.
+        Raises :class:`StateError` if the file belongs to another tracker, or to one with other weights or settings.
         """
         with torch.inference_mode():
-            self._session = snapshot.load(Path(path), self.session_type, self._identity(), self.device)
+            self._session = snapshot.load(Path(path), self.session_type, self._belonging(), self.device)
         self._restored()
 
     @property
     def predicts_densities(self) -> bool:
         """Whether :meth:`densities` has something to say."""
+        return False
+
+    @property
+    def suits_one_thread(self) -> bool:
+        """Whether the network is so small that several CPU threads gain nothing."""
         return False
 
     @property
@@ -184,7 +190,17 @@ class Tracker(ABC, Generic[TargetT]):
 
     @abstractmethod
     def _identity(self) -> dict[str, Any]:
-        """JSON data that must agree for a saved state to fit."""
+        """JSON data of the settings, which must agree for a saved state to fit."""
+
+    def _belonging(self) -> dict[str, Any]:
+        """Settings and weights, which must agree for a saved state to fit."""
+        return {**self._identity(), "weights": snapshot.weights_digest(self._networks())}
+
+    def _networks(self) -> list[nn.Module]:
+        """Every network that tracks: attributes of the tracker, and of its parts, such as KeepTrack's follower."""
+        own = list(vars(self).values())
+        inner = [v for part in own if not isinstance(part, nn.Module) for v in getattr(part, "__dict__", {}).values()]
+        return [value for value in (*own, *inner) if isinstance(value, nn.Module)]
 
     def _restored(self) -> None:
         """Called after a state was loaded; drop what was derived from the old one."""

@@ -345,6 +345,10 @@ class LiteTracker(Tracker[LiteTarget]):
         ).weights
         return True, "every frame"
 
+    @property
+    def suits_one_thread(self) -> bool:
+        return True
+
     def _identity(self) -> dict[str, Any]:
         return {
             "tracker": self.name,

@@ -42,14 +42,22 @@ class FollowConfig:
     """Name of the association network's weights."""
     threshold: float = 0.05
     """A peak above this is a candidate (τ)."""
+    threshold_included: bool = False
+    """So is one that equals it."""
     rules: AssociationRules = AssociationRules()
     """When an identity goes on, ends, and is the target's."""
     skip_matching: bool = True
     """One sure candidate after another is matched without the network."""
     subcell: bool = False
-    """Take the target's place between the cells; the published tracker takes the cell."""
+    """Candidates' places and scores lie between the cells; the published tracker takes those of the cell."""
+    own_score: bool = False
+    """A frame's score is that of the target's candidate; the published tracker takes the whole map's largest."""
     lowest: float = -math.inf
     """A target that is followed but scores less is not found; the published tracker calls it found at any score."""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.threshold) or math.isnan(self.lowest):
+            raise InputError(f"threshold {self.threshold}, lowest {self.lowest}; expected scores, not NaN")
 
 
 @dataclass(frozen=True)
@@ -63,17 +71,22 @@ class KeepTrackConfig(DiMPConfig):
 
 
 def presets() -> dict[str, KeepTrackConfig]:
-    """The published settings, those of the paper where they differ, and the ablations of its tables, by name; spec §3.1."""
+    """The published settings, those of the paper where they differ, and the ablations of its tables, by name; spec §3.1.
+
+    ``keeptrack_paper`` has the paper's rules (§14, 4 to 10 and 16) on the published network (not 1 to 3).
+    """
     base = {f.name: getattr(dimp_preset("superdimp_simple"), f.name) for f in dataclasses.fields(DiMPConfig)}
     base |= {"memory": MemoryConfig(confidence_threshold=0.5), "hard_negative_score": 0.5, "presence_midpoint": 0.55}
     keeptrack = KeepTrackConfig(**{**base, "sample_size": 480, "search_area_scale": 8.0})
     refine = RefineConfig(space="relative", iterations=3, step=2.5e-3)
     fast = KeepTrackConfig(**{**base, "refine": refine}, association=FollowConfig(threshold=0.1))
-    paper = FollowConfig(rules=AssociationRules.paper())
+    paper = FollowConfig(threshold_included=True, rules=AssociationRules.paper())
+    # any sample may go, the first frame's too: a floor under the weight of these has no meaning then
+    paper_memory = MemoryConfig(min_init_weight=0.0, confidence_threshold=0.5, erase_low_confidence=False)
     return {
         "keeptrack": keeptrack,
         "keeptrack_fast": fast,
-        "keeptrack_paper": replace(keeptrack, association=paper, rescale=RescaleConfig.paper()),
+        "keeptrack_paper": replace(keeptrack, association=paper, rescale=RescaleConfig.paper(), memory=paper_memory),
         "keeptrack_no_association": replace(keeptrack, association=None),
         "keeptrack_no_rescaling": replace(keeptrack, rescale=None),
         "keeptrack_no_confidence": replace(keeptrack, memory=MemoryConfig()),
@@ -94,12 +107,12 @@ def preset(name: str) -> KeepTrackConfig:
 
 @dataclass
 class Seen:
-    """The candidates of a frame, as the next one needs them."""
+    """The candidates of a frame, as the next one's matching needs them."""
 
     points: Tensor
     """(1, N, 2), (y, x) in image pixels."""
     scores: Tensor
-    """(1, N), descending."""
+    """(1, N)"""
     cells: Tensor
     """(1, N, 2), (row, column) in the score map."""
     maps: Tensor | None
@@ -115,27 +128,36 @@ class Followed:
     frame: int = 1
     """Frame counter, 1 at initialisation."""
     objects: CandidateState | None = None
-    """Identities of the last frame that had candidates."""
+    """Identities of the last frame that had candidates; their places are (y, x) in image pixels."""
     seen: Seen | None = None
     """The same frame's candidates."""
+    target: int | None = None
+    """Which of them the box follows; None: the target was not found."""
+    offset: int = 0
+    """Added to identities that are shown: they begin anew at every restart, and a number shown means one object."""
+
+    def restart(self, objects: CandidateState) -> None:
+        """Fresh identities."""
+        if self.objects is not None:
+            self.offset += self.objects.next_id
+        self.objects = objects
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Of this frame, best first."""
-        if self.objects is None or self.seen is None or self.objects.frame != self.frame:
+        if self.objects is None or self.objects.frame != self.frame:
             return ()
-        places, values = self.seen.points[0].tolist(), self.seen.scores[0].tolist()
         return tuple(
-            Candidate(known.id, score, (x, y), self.objects.selected == i)
-            for i, (known, score, (y, x)) in enumerate(zip(self.objects.objects, values, places, strict=True))
+            Candidate(self.offset + known.id, known.recent[-1], known.coords[::-1], self.target == i)
+            for i, known in enumerate(self.objects.objects)
         )
 
 
 class Follower:
     """Matches a frame's candidates with those of the frame before, and says which is the target."""
 
-    def __init__(self, config: FollowConfig, matcher: KeepTrackNet, cell: float) -> None:
+    def __init__(self, config: FollowConfig, matcher: KeepTrackNet, cell: float, device: torch.device) -> None:
         """``cell``: crop pixels per score cell."""
-        self.config, self.matcher, self.cell = config, matcher.for_inference(), cell
+        self.config, self.matcher, self.cell = config, matcher.for_inference().to(device), cell
 
     def follow(
         self,
@@ -151,42 +173,73 @@ class Follower:
         Without candidates in the frame before, ``base`` stands, and identities begin anew.
         """
         kept.frame += 1
+        kept.target = None
         if not base.max_score >= self.config.threshold:
             return base
         rules = self.config.rules
-        cells, values = find_candidates(torch.from_numpy(scores), self.config.threshold)
-        most = (
-            (scores.shape[0] + 2) // 3
-        ) ** 2  # peaks of a map without ties lie three cells apart; ties stay bounded, too
-        cells, values = cells[:most], values[:most]
-        points = image_points(cells, view.search_area, scores.shape[-1])
-        before, kept.seen = kept.seen, Seen(points[None], values[None], cells[None], maps)
+        cells, heights, places = self._candidates(scores)  # (N, 2), (N,), (N, 2)
+        before, kept.seen = kept.seen, self._seen(cells, scores, view, maps)
+        points = image_points(torch.tensor(places).reshape(-1, 2), view.search_area, scores.shape[-1]).tolist()
         state = kept.objects
         if state is None or before is None or not state.precedes(kept.frame):
-            kept.objects = start(values, cells, kept.frame, rules)
+            kept.restart(start(heights, points, kept.frame, rules))
+            if base.flag != NOT_FOUND and len(places):
+                kept.target = min(
+                    range(len(places)), key=lambda i: math.dist(self._way(places[i], view, scores), base.translation)
+                )
             return base
-        if self.config.skip_matching and match_is_certain(state, values, rules):
+        if self.config.skip_matching and match_is_certain(state, heights, rules):
             matches, probabilities = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
         else:
-            found, _ = self.matcher.match(self._described(before), self._described(kept.seen), frame_size)
-            matches, probabilities = found.index1[0].numpy(), found.probability1[0].numpy()
-        state = kept.objects = associate(state, matches, probabilities, values, cells, rules)
-        if state.selected is None:
-            return Localisation(base.translation, NOT_FOUND, base.max_score)
-        if float(values[state.selected]) < self.config.lowest:
-            return Localisation(base.translation, NOT_FOUND, base.max_score)
-        row, col = cells[state.selected].tolist()
-        if self.config.subcell:
-            _, (row, col) = between_cells(scores, row, col)
-        step, middle = self.cell * view.scale, (scores.shape[0] - 1) / 2
-        return Localisation(((row - middle) * step, (col - middle) * step), NORMAL, base.max_score)
+            matches, probabilities = self._match(before, kept.seen, frame_size, view)
+        state = kept.objects = associate(state, matches, probabilities, heights, points, rules)
+        chosen = state.selected
+        score = base.max_score if chosen is None or not self.config.own_score else heights[chosen]
+        if chosen is None or heights[chosen] < self.config.lowest:
+            return Localisation(base.translation, NOT_FOUND, score)
+        kept.target = chosen
+        return Localisation(self._way(places[chosen], view, scores), NORMAL, score)
 
-    def _described(self, seen: Seen) -> Candidates:
+    def _candidates(self, scores: np.ndarray) -> tuple[Tensor, list[float], list[tuple[float, float]]]:
+        """Cells, scores and places (row, column) of the candidates, best first."""
+        cells, values = find_candidates(
+            torch.from_numpy(scores), self.config.threshold, included=self.config.threshold_included
+        )
+        most = ((scores.shape[0] + 2) // 3) ** 2  # peaks lie three cells apart, but for ties: these stay bounded, too
+        cells, heights = cells[:most], values[:most].tolist()
+        places = [(float(row), float(col)) for row, col in cells.tolist()]
+        if self.config.subcell and heights:
+            between = [between_cells(scores, row, col) for row, col in cells.tolist()]
+            order = sorted(range(len(between)), key=lambda i: -between[i][0])
+            cells, heights = cells[order], [between[i][0] for i in order]
+            places = [between[i][1] for i in order]
+        return cells, heights, places
+
+    def _seen(self, cells: Tensor, scores: np.ndarray, view: View, maps: Tensor) -> Seen:
+        """As the network was trained: of whole cells."""
+        values = torch.from_numpy(scores)[cells[:, 0], cells[:, 1]]
+        points = image_points(cells, view.search_area, scores.shape[-1])
+        return Seen(points[None], values[None], cells[None], maps)
+
+    def _way(self, place: tuple[float, float], view: View, scores: np.ndarray) -> tuple[float, float]:
+        """(row, column) on the score map -> from the crop's centre, in image pixels."""
+        step, middle = self.cell * view.scale, (scores.shape[0] - 1) / 2
+        return (place[0] - middle) * step, (place[1] - middle) * step
+
+    def _match(self, before: Seen, now: Seen, frame_size: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarray]:
+        """Of each candidate its partner in the frame before, or -1, and the match's probability, (N,) each."""
+        sizes = (torch.tensor([values], dtype=now.points.dtype) for values in (frame_size, view.search_area))
+        corner, size = self.matcher.reference(*sizes)  # (1, 2) each
+        found, _ = self.matcher.match(self._described(before, corner), self._described(now, corner), size)
+        return found.index1[0].numpy(), found.probability1[0].numpy()
+
+    def _described(self, seen: Seen, corner: Tensor) -> Candidates:
         if seen.descriptors is None:
             assert seen.maps is not None  # for the type checker: kept until here
             seen.descriptors = self.matcher.describe(seen.maps, seen.cells.to(seen.maps.device))
             seen.maps = None
-        return Candidates(seen.descriptors, seen.points.to(seen.descriptors), seen.scores.to(seen.descriptors))
+        points = (seen.points - corner).to(seen.descriptors)
+        return Candidates(seen.descriptors, points, seen.scores.to(seen.descriptors))
 
 
 # --- the published tracker ----------------------------------------------------------------------------------------------------
@@ -220,7 +273,7 @@ class KeepTrackTracker(DiMPTracker[KeepTrackTarget]):
         super().__init__(name, config, net, device, seed)
         self.matcher_config = matcher.config
         settings = config.association
-        self.follower = None if settings is None else Follower(settings, matcher.to(device), self.cell)
+        self.follower = None if settings is None else Follower(settings, matcher, self.cell, device)
 
     def _localise(
         self,
@@ -244,7 +297,8 @@ class KeepTrackTracker(DiMPTracker[KeepTrackTarget]):
         return self.follower is not None
 
     def _confidence(self, target: KeepTrackTarget, score: float) -> float:
-        return certainty(score, target.followed.objects)
+        settings = self.config.association
+        return certainty(score, target.followed.objects, None if settings is None else settings.rules)
 
     def _candidates(self, target: KeepTrackTarget) -> tuple[Candidate, ...]:
         return target.followed.candidates()
@@ -261,8 +315,9 @@ class KeepTrackLiteConfig(LiteConfig):
     """Settings of the default tracker with association."""
 
     association: FollowConfig = FollowConfig(
-        matcher="keeptrack-lite", threshold=0.1, rules=AssociationRules(redetection=0.3), subcell=True, lowest=0.3
-    )
+        matcher="keeptrack-lite", threshold=0.1, rules=AssociationRules(redetection=0.3), subcell=True, own_score=True,
+        lowest=0.3,
+    )  # fmt: skip
     """Candidates and identities; places and limits are the default tracker's."""
 
 
@@ -295,7 +350,7 @@ class KeepTrackLiteTracker(LiteTracker):
     ) -> None:
         super().__init__(name, config, net, device, seed)
         self.matcher_config = matcher.config
-        self.follower = Follower(config.association, matcher.to(device), STRIDE)
+        self.follower = Follower(config.association, matcher, STRIDE, device)
 
     def _localise(
         self, target: LiteTarget, view: View, scores: np.ndarray, features: LiteFeatures, frame_size: tuple[int, int]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,10 @@ from ..weights import (
     read_any,
     recognise,
     strip_module_prefix,
+    weights_folder,
 )
+from ..weights.catalog import FOLDER_VARIABLE
+from ..weights.catalog import entry as catalog_entry
 from ..weights.store import HEADER_KEY
 from . import atom, dimp, dimp_lite, keeptrack
 from .base import Tracker
@@ -36,6 +41,11 @@ from .base import Tracker
 RANDOM = "random"
 DEFAULT = "default"
 """The calibration that comes with keepsight."""
+
+Given: TypeAlias = str | Path | Sequence[str | Path] | None
+"""Weights as a caller says them: nothing, a file, or several files for a tracker of several networks."""
+_Reads: TypeAlias = dict[Path, ForeignCheckpoint]
+"""Contents of files that had to be read to know what they are."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,6 @@ def _entries() -> dict[str, _Entry]:
     return entries
 
 
-def weights_name(name: str) -> str:
-    """Name in the weights catalogue of what the tracker ``name`` (one of :func:`tracker_names`) was published with."""
-    return _entries()[name].weights
-
-
 def tracker_names() -> tuple[str, ...]:
     """Every name that :func:`load` takes, the default first."""
     return tuple(sorted(_entries(), key=lambda n: (n != "dimp-lite", n)))
@@ -113,7 +118,7 @@ def tracker_names() -> tuple[str, ...]:
 def load(
     name: str = "dimp-lite",
     *,
-    weights: str | Path | None = None,
+    weights: Given = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     calibration: str | Path | Calibration | None = None,
@@ -122,39 +127,30 @@ def load(
 
     ``name``: one of :func:`tracker_names`, or the path of a weights file, whose header says which tracker it is for.
     ``weights``: None for the tracker's own (packaged, or found as ``keepsight weights list`` shows), a path of a converted or
-    published file, or ``"random"`` for seeded random numbers. ``device``: ``"auto"`` (CUDA, then MPS, then CPU) or any torch
-    device. ``seed``: of every random draw, and of random weights. ``calibration``: what makes ``Result.presence_probability``:
-    ``"default"`` for the one that comes with keepsight, a file of ``keepsight calibrate``, or a :class:`Calibration`.
+    published file, a list of paths for a tracker of several networks (in any order; a file that is not given is looked for
+    beside the given one first), or ``"random"`` for seeded random numbers. ``device``: ``"auto"`` (CUDA, then MPS, then CPU) or
+    any torch device. ``seed``: of every random draw, and of random weights. ``calibration``: what makes
+    ``Result.presence_probability``: ``"default"`` for the one that comes with keepsight, a file of ``keepsight calibrate``, or a
+    :class:`Calibration`.
 
-    Raises :class:`InputError` for an unknown name or device, or a calibration that is damaged or of another tracker or weights;
-    :class:`WeightsError` for absent, damaged or unfitting weights.
+    Raises :class:`InputError` for an unknown name or device, weights or a calibration that are no such thing, or a calibration
+    that is damaged or of another tracker or weights; :class:`WeightsError` for absent, damaged or unfitting weights.
     """
-    chosen, read = choose_device(device), None
+    chosen = choose_device(device)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise InputError(f"seed is {seed!r}; expected a whole number")
-    entries = _entries()
-    if name not in entries and Path(name).suffix in (".safetensors", ".pth", ".tar", ".pt"):
-        if weights is not None:
-            raise InputError(f"{name!r} is a weights file already; leave weights out, or give a tracker's name")
-        read = read_any(name)
-        name, weights = tracker_of_weights(name, read), name
-    if name not in entries:
-        raise InputError(f"no tracker {name!r}; {nearest_names(name, entries)}")
-    entry = entries[name]
+    reads: _Reads = {}
+    name, entry, given = _asked(name, weights, reads)
     fitted = None if calibration is None else _find_calibration(name, calibration)
-    if weights == RANDOM:
+    if isinstance(given, str):
         used = RANDOM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             nets = [part.build_net(part.default_config()) for part in entry.parts]
     else:
-        paths = _files(name, entry, weights, read)
-        given = None if weights is None else Path(weights)
-        nets = [
-            _loaded(name, part, path, read if path == given else None)
-            for part, path in zip(entry.parts, paths, strict=True)
-        ]
-        used = "" if fitted is None else weights_sum(paths[0])
+        paths = _files(name, entry, given, reads)
+        nets = [_loaded(name, part, path, reads.pop(path, None)) for part, path in zip(entry.parts, paths, strict=True)]
+        used = "" if fitted is None else weights_sum(*paths)
     tracker = entry.build(*(net.eval().requires_grad_(False) for net in nets), chosen, seed)
     tracker.calibration = fitted  # refuses that of another tracker
     if fitted is not None and fitted.weights_sha256 not in ("", used):
@@ -165,15 +161,96 @@ def load(
     return tracker
 
 
-def _files(name: str, entry: _Entry, weights: str | Path | None, read: ForeignCheckpoint | None) -> list[Path]:
+def weights_files(name: str, weights: Given = None) -> tuple[Path, ...]:
+    """The weights file of each network of a tracker, in the order in which it takes them.
+
+    ``name`` and ``weights``: as :func:`load` takes them, which uses these very files; not ``"random"``. Files are read only where
+    that is needed to know what they are for. Raises what :func:`load` raises for them.
+    """
+    reads: _Reads = {}
+    name, entry, given = _asked(name, weights, reads)
+    if isinstance(given, str):
+        raise InputError(f"weights are {RANDOM!r}, which are in no file")
+    return _files(name, entry, given, reads)
+
+
+def _asked(name: str, weights: Given, reads: _Reads) -> tuple[str, _Entry, tuple[Path, ...] | str]:
+    """A tracker's name, its entry, and the files that are given, or ``"random"``."""
+    entries, given = _entries(), _given(weights)
+    if not isinstance(name, (str, Path)):
+        raise InputError(f"the tracker is {short(name)}; expected a name such as 'dimp-lite', or a weights file")
+    if name not in entries and Path(name).suffix in (".safetensors", ".pth", ".tar", ".pt"):
+        if given:
+            raise InputError(f"{str(name)!r} is a weights file already; leave weights out, or give a tracker's name")
+        file = Path(name).expanduser()
+        reads[file] = read_any(file)
+        name, given = tracker_of_weights(file, reads[file]), (file,)
+    if name not in entries:
+        raise InputError(f"no tracker {str(name)!r}; {nearest_names(str(name), entries)}")
+    return str(name), entries[str(name)], given
+
+
+def _given(weights: Given) -> tuple[Path, ...] | str:
+    """The files, or ``"random"``."""
+    if weights is None:
+        return ()
+    each = weights if isinstance(weights, (list, tuple)) else (weights,)
+    if not each or not all(isinstance(path, (str, os.PathLike)) for path in each):
+        raise InputError(
+            f"weights is {short(weights)}; expected the path of a weights file, a list of paths (one for each network of the "
+            f"tracker), {RANDOM!r}, or None for the tracker's own"
+        )
+    if RANDOM not in each:
+        return tuple(Path(path).expanduser() for path in each)
+    if len(each) > 1:
+        raise InputError(f"weights is {short(weights)}; {RANDOM!r} stands for all networks, so give it alone")
+    return RANDOM
+
+
+def _files(name: str, entry: _Entry, given: tuple[Path, ...], reads: _Reads) -> tuple[Path, ...]:
     """The weights file of each of the tracker's networks; a file that is given takes the place of the one it is for."""
-    given = None if weights is None else Path(weights)
-    place = 0
-    if given is not None and entry.second is not None:
-        place = int(recognise(strip_module_prefix((read or read_any(given)).tensors)) == "keep_track")
-    return [
-        given if given is not None and i == place else find_weights(part.weights) for i, part in enumerate(entry.parts)
-    ]
+    parts, known = entry.parts, dict[int, Path]()
+    for path in given:
+        place = 0 if len(given) == len(parts) == 1 else _place(name, parts, path, reads)
+        if place in known:
+            raise WeightsError(
+                f"{known[place]} and {path} are both weights of {parts[place].weights}, of which {name} needs one; "
+                f"it needs {_needs(parts)}"
+            )
+        known[place] = path
+    beside = given[0].parent if given else None
+    return tuple(known[i] if i in known else _find(name, parts, i, beside) for i in range(len(parts)))
+
+
+def _place(name: str, parts: tuple[_Part, ...], path: Path, reads: _Reads) -> int:
+    """Which of the tracker's networks a file is for."""
+    if path not in reads:
+        reads[path] = read_any(path)
+    found = recognise(strip_module_prefix(reads[path].tensors))
+    for place, part in enumerate(parts):
+        if found in (catalog_entry(part.weights).architectures or (part.weights,)):
+            return place
+    raise WeightsError(
+        f"{path} holds weights of {found or 'no network known here'}, which {name} has not; it needs {_needs(parts)}"
+    )
+
+
+def _needs(parts: tuple[_Part, ...]) -> str:
+    return " and ".join(part.weights for part in parts)
+
+
+def _find(name: str, parts: tuple[_Part, ...], place: int, beside: Path | None) -> Path:
+    """The file of a network that was not given."""
+    try:
+        return find_weights(parts[place].weights, beside)
+    except WeightsError as error:
+        if len(parts) == 1:
+            raise
+        raise WeightsError(
+            f"{error}\n{name} needs {_needs(parts)}, converted or as published. There are three ways to give them: one file, "
+            f"with the other one beside it in the same folder; all in the folder of weights, which is {weights_folder()} (set "
+            f"{FOLDER_VARIABLE} to use another); or each by its path, weights=[FILE, FILE] or --weights FILE --weights FILE."
+        ) from None
 
 
 def _loaded(name: str, part: _Part, path: Path, read: ForeignCheckpoint | None) -> nn.Module:
@@ -190,6 +267,10 @@ def _find_calibration(name: str, calibration: str | Path | Calibration) -> Calib
     """The packaged one, that of a file, or itself."""
     if isinstance(calibration, Calibration):
         return calibration
+    if not isinstance(calibration, (str, os.PathLike)):
+        raise InputError(
+            f"calibration is {short(calibration)}; expected {DEFAULT!r}, a file of `keepsight calibrate`, a Calibration, or None"
+        )
     if calibration != DEFAULT:
         return read_calibration(calibration)
     path = Path(files.__file__).parent / "files" / f"{name}.presence.json"

@@ -33,6 +33,11 @@ KINDS = ("self", *PAIRS)
 """Of an item: one frame twice, or the pair's category."""
 TOO_FAR_BACK = "true candidate beyond the slots"
 """Reason for a dropped pair: the published code stops with an index error there (quirk Q4)."""
+NO_PAIR, NO_SINGLE = (
+    "no pair in the candidate set: a single frame instead",
+    "no single frame in the set: a pair instead",
+)
+"""Reasons for an item of the other kind than was to be drawn."""
 SCORE_FLOOR = 0.05
 """Made-up candidates score a little more than the candidates' own threshold."""
 AUGMENTED_FLOOR = 0.075
@@ -40,7 +45,8 @@ AUGMENTED_FLOOR = 0.075
 
 @dataclass(frozen=True)
 class ItemConfig:
-    """How a drawn frame or pair becomes an item; the defaults are the published ones, with their mistakes mended."""
+    """How a drawn frame or pair becomes an item; the defaults are the published numbers with the code's mistakes mended, as the
+    recipes ``keeptrack_paper`` and ``keeptrack_lite`` have them. ``keeptrack`` has ``published_quirks``."""
 
     output_size: int = 352
     """Side of the crops in pixels."""
@@ -89,6 +95,8 @@ class MiningConfig:
     """Chances of single frames of the categories G, H, J, K."""
     pairs: tuple[float, float, float] = (1.0, 0.1, 0.1)
     """Chances of pairs HH, HK, HG."""
+    by_count: bool = False
+    """No mining: every kept frame, and every pair, is as likely as any other; ``states`` and ``pairs`` are not read."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.self_supervised <= 1:
@@ -176,8 +184,9 @@ class DrawnFrames:
 class CandidateSampler:
     """Draws single frames and pairs: kind and category by their chances, then uniformly.
 
-    ``slots``: pairs whose true candidate is not among the first so many are passed over, and counted in ``skipped``; None: all
-    are taken. Raises :class:`InputError` for a candidate set that has nothing of what ``mining`` asks for.
+    ``slots``: pairs whose true candidate is not among the first so many are passed over; None: all are taken. ``skipped``
+    counts them, and the items of one kind that took the place of the other where the set has nothing of that.
+    Raises :class:`InputError` for a candidate set that has nothing of what ``mining`` asks for.
     """
 
     def __init__(self, found: CandidateSet, mining: MiningConfig, slots: int | None = 5) -> None:
@@ -186,17 +195,25 @@ class CandidateSampler:
         keys = list(found.sequences)
         self.singles = {s: _places(keys, [found.sequences[k].states[s] for k in keys]) for s in STATES}
         self.pairs = {p: _places(keys, [found.sequences[k].pairs[p] for k in keys]) for p in PAIRS}
-        self.single_chances = _chances(STATES, mining.states, self.singles)
-        self.pair_chances = _chances(PAIRS, mining.pairs, self.pairs)
-        self.self_share = mining.self_supervised
+        states: SequenceOf[float] = mining.states
+        pairs: SequenceOf[float] = mining.pairs
+        if mining.by_count:
+            states, pairs = ([len(p) for p in places.values()] for places in (self.singles, self.pairs))
+        self.single_chances = _chances(STATES, states, self.singles)
+        self.pair_chances = _chances(PAIRS, pairs, self.pairs)
+        has_pair = bool(self.pair_chances) and (slots is None or self._has_a_pair())
+        self.self_share = mining.self_supervised if has_pair else 1.0
+        """Share of single frames that is really drawn."""
         if not self.single_chances:
             self.self_share = 0.0
-        if not self.pair_chances or (slots is not None and not self._has_a_pair()):
-            self.self_share = 1.0
-        if (self.self_share > 0 and not self.single_chances) or not len(keys):
-            counted = ", ".join(f"{k} {v}" for k, v in found.counts().items())
+        wanted, lacks_all = mining.self_supervised, not (has_pair or self.single_chances)
+        if lacks_all or (wanted == 0 and not has_pair) or (wanted == 1 and not self.single_chances):
+            what = "pairs of neighbouring frames" if wanted == 0 else "single frames" if wanted == 1 else "frames"
+            counted = ", ".join(f"{k} {v}" for k, v in found.counts().items()) if keys else "no sequences"
+            chances = f"{tuple(states)} of {', '.join(STATES)} and {tuple(pairs)} of {', '.join(PAIRS)}"
             raise InputError(
-                f"the candidate set has no frames to draw from ({counted}); track more sequences, or ones with look-alikes"
+                f"the candidate set has no {what} to draw from, which self_supervised={wanted:g} asks for ({counted}; the "
+                f"chances are {chances}); track more sequences, or ones with look-alikes, or change data.mining"
             )
 
     def _has_a_pair(self) -> bool:
@@ -210,7 +227,10 @@ class CandidateSampler:
     def draw(self, rng: np.random.Generator) -> DrawnFrames:
         """One item's frames; all chance comes from ``rng``."""
         while True:
-            alone = rng.random() < self.self_share
+            alone = rng.random() < self.mining.self_supervised
+            if self.self_share in (0.0, 1.0) and alone != bool(self.self_share):  # the set lacks what was drawn
+                self.skipped[NO_SINGLE if alone else NO_PAIR] += 1
+                alone = not alone
             chances, places = (self.single_chances, self.singles) if alone else (self.pair_chances, self.pairs)
             category = list(chances)[int(rng.choice(len(chances), p=list(chances.values())))]
             key, index = places[category][int(rng.integers(len(places[category])))]

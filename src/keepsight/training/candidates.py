@@ -14,6 +14,7 @@ published files lack it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -165,42 +166,135 @@ class SequenceCandidates:
         }
 
     @classmethod
-    def from_json(cls, values: Any, name: str) -> SequenceCandidates:
-        """The inverse; :class:`InputError` that names the sequence for anything else."""
+    def from_json(cls, values: Any, name: str, side: int | None = None) -> SequenceCandidates:
+        """The inverse. ``side``: cells of the score map, in which all places must lie; None: not known.
+
+        Raises :class:`InputError` that names the sequence ``name``, the field, and what stands there, for anything else than
+        the fields of §2.2: lists of unlike lengths, numbers that are none, frames out of order or without candidates, scores
+        that do not descend, search areas without area, and categories of frames that are not kept.
+        """
         try:
-            columns = (
-                values["index"], values["search_area_box"], values["target_anno_coord"],
-                values["target_candidate_scores"], values["target_candidate_coords"],
-            )  # fmt: skip
-            frames = tuple(
-                FrameCandidates(
-                    int(index), _four(area), (int(annotation[0]), int(annotation[1])), np.asarray(scores, np.float64),
-                    np.asarray(cells, np.int64).reshape(len(scores), 2),
-                )
-                for index, area, annotation, scores, cells in zip(*columns, strict=True)
-            )  # fmt: skip
-            states = {k: tuple(int(i) for i in values["frame_states"].get(k, ())) for k in STATES}
-            pairs = {k: tuple(int(i) for i in values["subseq_states"].get(k, ())) for k in PAIRS}
-            there = {f.index for f in frames}
-            needed = {i for group in states.values() for i in group}
-            needed |= {i + step for group in pairs.values() for i in group for step in (0, 1)}
-            if needed - there:
-                raise ValueError(f"frame {min(needed - there)} has a category, but no candidates")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            return cls._from_json(values, side)
+        except _Damage as damage:
             raise InputError(
-                f"sequence {name!r} of the candidate file is damaged ({error!r}); make the file again with "
-                "`keepsight train keeptrack --stage candidates`"
+                f"sequence {name!r} of the candidate file is damaged: {damage}; make the file again with `keepsight train "
+                "keeptrack --stage candidates`, or take the sequence out"
             ) from None
-        return cls(frames, states, pairs)
+
+    @classmethod
+    def _from_json(cls, values: Any, side: int | None) -> SequenceCandidates:
+        if not isinstance(values, dict):
+            raise _Damage(f"{_shown(values)} is given, expected the fields {', '.join(FIELDS)}")
+        columns: list[list[Any]] = []
+        for field_name in FIELDS[:5]:
+            column = values.get(field_name)
+            if not isinstance(column, list):
+                raise _Damage(f"{field_name} is {_shown(column)}, expected a list with an entry for each frame")
+            if columns and len(column) != len(columns[0]):
+                raise _Damage(f"{field_name} has {len(column)} entries, expected {len(columns[0])}, as many as index")
+            columns.append(column)
+        frames: list[FrameCandidates] = []
+        for index, area, annotation, scores, cells in zip(*columns, strict=True):
+            number = _integer(index, "index")
+            if frames and number <= frames[-1].index:
+                raise _Damage(f"index has {number} after {frames[-1].index}, expected the frames in order, each once")
+            frames.append(_read_frame(number, area, annotation, scores, cells, side))
+        kept = {f.index for f in frames}
+        states = _read_categories(values, "frame_states", STATES, kept, (0,))
+        pairs = _read_categories(values, "subseq_states", PAIRS, kept, (0, 1))
+        taken = [i for group in states.values() for i in group]
+        if len(set(taken)) < len(taken):
+            twice = next(i for i in taken if taken.count(i) > 1)
+            raise _Damage(f"frame_states names frame {twice} twice, expected one category for each frame")
+        return cls(tuple(frames), states, pairs)
+
+
+FIELDS = (
+    "index", "search_area_box", "target_anno_coord", "target_candidate_scores", "target_candidate_coords", "frame_states",
+    "subseq_states",
+)  # fmt: skip
+"""Of a sequence in the file."""
+LARGEST = 2**20
+"""No search area reaches farther, in pixels, and no score is higher."""
+
+
+class _Damage(Exception):
+    """What is wrong with a sequence, without its name."""
+
+
+def _shown(value: Any) -> str:
+    """What stands in the file, shortened."""
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _integer(value: Any, what: str, end: int = 2**31) -> int:
+    if not _is_integer(value, end):
+        raise _Damage(f"{what} has {_shown(value)}, expected an integer from 0 to {end - 1}")
+    return int(value)
+
+
+def _is_integer(value: Any, end: int) -> bool:
+    return type(value) is int and 0 <= value < end  # true and false are none
+
+
+def _are_numbers(values: Any, most: float) -> bool:
+    """A list of at least one number, none larger than ``most``, and no NaN."""
+    return isinstance(values, list) and bool(values) and all(type(v) in (int, float) and abs(v) <= most for v in values)
+
+
+def _are_places(values: Any, end: int) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(v, list) and len(v) == 2 and _is_integer(v[0], end) and _is_integer(v[1], end) for v in values
+    )
+
+
+def _read_frame(index: int, area: Any, annotation: Any, scores: Any, cells: Any, side: int | None) -> FrameCandidates:
+    """Lists are short and files long, so all is checked without arrays."""
+    here, end = f"of frame {index}", side or 2**31
+    if not (_are_numbers(area, LARGEST) and len(area) == 4 and min(area[2:]) > 0):
+        raise _Damage(f"search_area_box {here} is {_shown(area)}, expected (x, y, w, h) in pixels with an area")
+    if not _are_numbers(scores, LARGEST) or any(a < b for a, b in itertools.pairwise(scores)):
+        raise _Damage(
+            f"target_candidate_scores {here} is {_shown(scores)}, expected numbers, at least one, highest first"
+        )
+    if not _are_places(cells, end) or len(cells) != len(scores):
+        raise _Damage(
+            f"target_candidate_coords {here} is {_shown(cells)}, expected (row, column) of {len(scores)} candidates, as many "
+            f"as there are scores, each from 0 to {end - 1}"
+        )
+    if not _are_places([annotation], end):
+        raise _Damage(
+            f"target_anno_coord {here} is {_shown(annotation)}, expected (row, column), each from 0 to {end - 1}"
+        )
+    x, y, w, h = map(float, area)
+    row, column = annotation
+    return FrameCandidates(index, (x, y, w, h), (row, column), np.array(scores, np.float64), np.array(cells, np.int64))
+
+
+def _read_categories(
+    values: dict[str, Any], what: str, names: SequenceOf[str], kept: set[int], steps: SequenceOf[int]
+) -> dict[str, tuple[int, ...]]:
+    """Category -> frame numbers; absent categories have none. ``steps``: frames that each needs, from its own on."""
+    found = values.get(what)
+    if not isinstance(found, dict) or set(found) - set(names):
+        raise _Damage(f"{what} is {_shown(found)}, expected lists of frame numbers by category: {', '.join(names)}")
+    read: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        group = found.get(name, [])
+        if not isinstance(group, list):
+            raise _Damage(f"{what}.{name} is {_shown(group)}, expected a list of frame numbers")
+        numbers = read[name] = tuple(_integer(i, f"{what}.{name}") for i in group)
+        absent = [i + step for i in numbers for step in steps if i + step not in kept]
+        if absent:
+            raise _Damage(f"{what}.{name} needs frame {absent[0]}, which has no candidates in index")
+        if len(set(numbers)) < len(numbers):
+            raise _Damage(f"{what}.{name} is {_shown(group)}, expected each frame once")
+    return read
 
 
 def _short(value: float) -> float:
     return float(f"{value:.7g}")  # a float32's digits
-
-
-def _four(values: Any) -> tuple[float, float, float, float]:
-    x, y, w, h = (float(v) for v in values)
-    return x, y, w, h
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,8 +485,15 @@ class CandidateSet:
     """How it was made, JSON values."""
 
     def picture(self, key: str, index: int) -> npt.NDArray[np.uint8]:
-        """Frame ``index`` (H, W, 3) RGB of a sequence."""
-        image: npt.NDArray[np.uint8] = self._opened(key).frames[index]
+        """Frame ``index`` (H, W, 3) RGB of a sequence. :class:`InputError`: the data set has no such sequence or frame."""
+        frames = self._opened(key).frames
+        try:
+            image: npt.NDArray[np.uint8] = frames[index]
+        except IndexError:
+            raise InputError(
+                f"the candidate file names frame {index} of {key!r}, which has {len(frames)} frames; it was made of other data: "
+                "make it again, or give the --data-root of then"
+            ) from None
         return image
 
     def _opened(self, key: str) -> Sequence:
@@ -444,7 +545,7 @@ def read_candidates(
 ) -> CandidateSet:
     """A candidate file. ``data`` and ``side``: for published files, which do not say them (their score map has 23 cells).
 
-    Raises :class:`InputError` for a file that is not there or damaged.
+    Raises :class:`InputError` for a file that is not there or damaged; it names the sequence and the field.
     """
     try:
         values = json.loads(Path(path).read_text())
@@ -453,18 +554,45 @@ def read_candidates(
             f"the candidate file {path} cannot be read ({error.strerror or error}); make it with `keepsight train keeptrack "
             f"--stage candidates --out {path}`"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the candidate file {path} is no JSON ({error}); make it again") from None
     if not isinstance(values, dict):
         raise InputError(f"the candidate file {path} holds no sequences; make it again")
-    about = values.pop(ABOUT, {})
-    if not isinstance(about, dict) or about.get("format", FORMAT) > FORMAT:
-        raise InputError(f"the candidate file {path} was written by a later keepsight; upgrade it")
-    found = {name: SequenceCandidates.from_json(v, name) for name, v in values.items()}
+    about = _read_about(values.pop(ABOUT, {}), path)
+    cells = side or about.get("side") or PUBLISHED_SIDE
+    found = {name: SequenceCandidates.from_json(v, name, cells) for name, v in values.items()}
     return CandidateSet(
-        found, tuple(data) or tuple(about.get("data", ())), side or int(about.get("side", 0)) or 23,
-        None if root is None else str(root), about,
-    )  # fmt: skip
+        found, tuple(data) or tuple(about.get("data", ())), cells, None if root is None else str(root), about
+    )
+
+
+PUBLISHED_SIDE = 23
+"""Cells of the score map of the published candidate files."""
+
+
+def _read_about(about: Any, path: str | Path) -> dict[str, Any]:
+    """The entry ``keepsight``: all that is read of it is what it should be."""
+
+    def damaged(what: str, expected: str) -> InputError:
+        return InputError(
+            f"the entry {ABOUT!r} of the candidate file {path} is damaged: {what}, expected {expected}; make the file again"
+        )
+
+    if not isinstance(about, dict):
+        raise damaged(f"it is {_shown(about)}", "an object")
+    form, side, data = about.get("format", FORMAT), about.get("side", 0), about.get("data", [])
+    if type(form) is not int or form < 1:
+        raise damaged(f"format is {_shown(form)}", f"an integer from 1 to {FORMAT}")
+    if form > FORMAT:
+        raise InputError(f"the candidate file {path} was written by a later keepsight; upgrade it")
+    if type(side) is not int or not 0 <= side < 2**16:
+        raise damaged(f"side is {_shown(side)}", "the cells of the score map, an integer")
+    if not isinstance(data, list) or not all(isinstance(spec, str) and spec for spec in data):
+        raise damaged(f"data is {_shown(data)}", "a list of names of data sets")
+    skipped = about.get("skipped", {})
+    if not isinstance(skipped, dict) or not all(isinstance(reason, str) for reason in skipped.values()):
+        raise damaged(f"skipped is {_shown(skipped)}", "reasons by sequence")
+    return about
 
 
 def build_candidates(

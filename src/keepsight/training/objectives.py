@@ -6,6 +6,7 @@ network as a whole, so that a wrapper such as DistributedDataParallel sees every
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -194,6 +195,12 @@ class AssociationObjective:
     balancing: float = 0.5
     """Share of the matches in the loss; the rest is of those without."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise InputError(f"weight is {self.weight}; give a finite number above 0")
+        if not 0 <= self.balancing <= 1:
+            raise InputError(f"balancing is {self.balancing}; give a share from 0 to 1")
+
     def __call__(self, net: nn.Module, batch: Batch) -> Losses:
         """Losses ``positive``, ``negative``; statistics ``recall``, ``precision`` (of ``self``, ``HH``, .. items), ``row_norm``,
         ``bin_score``."""
@@ -222,10 +229,10 @@ class AssociationObjective:
     ) -> tuple[Tensor, ...]:
         """Of the items ``rows`` (R,), whose frames have equally many candidates: losses, metrics, kinds, (R,) each."""
         m, n = (int(batch.counts[i, rows[0]]) for i in (0, 1))
-        spots = [Spots(batch.cells[i], batch.points[i], batch.scores[i])[rows].first(c) for i, c in ((0, m), (1, n))]
-        z = net.associate(
-            maps[0][rows], maps[1][rows], (spots[0], spots[1]), batch.image_size[rows]
-        )  # (R, m + 1, n + 1)
+        corner, size = net.reference(batch.image_size, batch.test_boxes[0])
+        points = batch.points - corner[:, None]  # (2, B, K, 2)
+        spots = [Spots(batch.cells[i], points[i], batch.scores[i])[rows].first(c) for i, c in ((0, m), (1, n))]
+        z = net.associate(maps[0][rows], maps[1][rows], (spots[0], spots[1]), size[rows])  # (R, m + 1, n + 1)
         m0, m1 = batch.matches[0, rows, :m], batch.matches[1, rows, :n]
         _, positive, negative = matching_nll(z, batch.assignment[rows, :m, :n], m0, m1, self.balancing)
         with torch.no_grad():
@@ -235,7 +242,8 @@ class AssociationObjective:
 
 
 Objective = LiteObjective | AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective
-"""Any of them: ``objective(net, batch) -> Losses``."""
+"""Any that learns from frames and boxes: ``objective(net, batch) -> Losses``. :class:`AssociationObjective` learns from pairs
+and has recipes of its own class, so it is none of them: a recipe of frames that names it is refused when it is read."""
 
 
 def _box_loss(kind: str, out: TrainingOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -638,7 +638,7 @@ def _dimp_lite() -> Recipe:
 
 
 def _keeptrack() -> AssociationRecipe:
-    """The published one (§2.7, 2.8), with the paper's labels; ``data.items.published_quirks`` has the code's.
+    """The published code (§2.7, 2.8; §14: the code is the default), with ``data.items.published_quirks``.
 
     The base tracker follows LaSOT's training videos first, which takes days on a CPU: make the candidate file once and give
     it as ``data.candidates``.
@@ -647,13 +647,28 @@ def _keeptrack() -> AssociationRecipe:
         "keeptrack",
         KeepTrackNetConfig(swapped_centre=False),  # as trained; the published tracker swaps it (quirk Q1)
         AssociationObjective(),
-        AssociationData(),
+        AssociationData(items=ItemConfig(published_quirks=True)),
         OptimConfig((ParameterGroup("descriptor_extractor"), ParameterGroup("matcher")), lr=1e-4, step_epochs=6),
         init="super_dimp_simple",
         epochs=15,
         validate_every=1,
         batch_statistics=("layer3", "layer4"),
     )
+
+
+def _keeptrack_paper() -> AssociationRecipe:
+    """The paper's labels and augmentation where they differ from the code's (§14, 13 and 14; §15, Q2 and Q3): made-up candidates
+    of a copied frame are ignored by the loss, the copy is blurred (p 0.75, σ 0.5), and a target removed from the second frame is
+    always labelled as gone.
+
+    All else is :func:`_keeptrack`'s, also where the paper says otherwise: noise is added to the copy's scores instead of random
+    factors to those of both frames and of real pairs; batches mix both kinds of items, and the loss is the mean of both
+    kinds of labels instead of a sum of two batches' losses (15); categories ask for d2 > 4 (12); the backbone's upper norms
+    use the batch's statistics (Q5); pairs whose target is not among the five best candidates are passed over (Q4).
+    """
+    recipe = _keeptrack()
+    items = replace(recipe.data.items, published_quirks=False)
+    return replace(recipe, name="keeptrack_paper", data=replace(recipe.data, items=items))
 
 
 def _keeptrack_lite() -> AssociationRecipe:
@@ -663,15 +678,15 @@ def _keeptrack_lite() -> AssociationRecipe:
         lite_config(),
         AssociationObjective(),
         AssociationData(
-            build=CandidateConfig("dimp-lite", data=("lookalikes:shared", "lookalikes:procedural"), sequences=120),
+            build=CandidateConfig("dimp-lite", data=("lookalikes:shared", "lookalikes:procedural"), sequences=300),
             items=ItemConfig(output_size=289, map_side=19, normalise=False),
-            batch_size=32,
-            samples_per_epoch=1600,
+            batch_size=64,
+            samples_per_epoch=3200,
             validation_samples=192,
         ),
         OptimConfig(
             (ParameterGroup("descriptor_extractor"), ParameterGroup("matcher")),
-            lr=5e-4,
+            lr=1e-3,
             schedule="cosine",
             clip_norm=10.0,
         ),
@@ -681,9 +696,28 @@ def _keeptrack_lite() -> AssociationRecipe:
     )
 
 
+_KEEPTRACK_ABLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "keeptrack_self_supervised": ({}, {"self_supervised": 1.0}),
+    "keeptrack_partly_supervised": ({}, {"self_supervised": 0.0}),
+    "keeptrack_no_mining": ({}, {"by_count": True}),
+    "keeptrack_gnn0": ({"gnn_layers": ()}, {}),
+    "keeptrack_gnn9": ({"gnn_layers": ("self", "cross") * 9}, {}),
+    "keeptrack_sinkhorn50": ({"sinkhorn_iterations": 50}, {}),
+}
+"""The paper's ablations of training, as changes of the published recipe's network and mining."""
+
+
+def _keeptrack_ablation(name: str) -> AssociationRecipe:
+    recipe, (network, mining) = _keeptrack(), _KEEPTRACK_ABLATIONS[name]
+    data = replace(recipe.data, mining=replace(recipe.data.mining, **mining))
+    return replace(recipe, name=name, network=replace(recipe.network, **network), data=data)
+
+
 _ASSOCIATION_RECIPES: dict[str, Callable[[], AssociationRecipe]] = {
     "keeptrack": _keeptrack,
+    "keeptrack_paper": _keeptrack_paper,
     "keeptrack_lite": _keeptrack_lite,
+    **{name: partial(_keeptrack_ablation, name) for name in _KEEPTRACK_ABLATIONS},
 }
 
 _RECIPES: dict[str, Callable[[], Recipe]] = {

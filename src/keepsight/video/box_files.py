@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -49,8 +50,9 @@ class BoxWriter:
       that line numbers stay right.
 
     Boxes are ``Result.box``: pixels, top-left corner, clipped to the frame. The given box of the first frame has status
-    ``given`` and no score. ``probability``: with a last column, ``presence_probability``. Raises :class:`VideoError` at once
-    when the output cannot be written.
+    ``given`` and no score. ``probability``: with a last column, ``presence_probability``. ``candidates``: each row of a ``.json``
+    ends with a list of them, the fields of :class:`keepsight.Candidate`. Raises :class:`VideoError` at once when the output
+    cannot be written.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class BoxWriter:
         metadata: Mapping[str, Any] | None = None,
         *,
         probability: bool = False,
+        candidates: bool = False,
     ) -> None:
         self.path = Path(path).expanduser()
         self.kind = self.path.suffix.lower()
@@ -69,6 +72,7 @@ class BoxWriter:
             raise InputError(f"targets is {targets}; give how many boxes each frame has, at least 1")
         self.targets = targets
         self._more = ("presence_probability",) if probability else ()
+        self._candidates = candidates and self.kind == ".json"
         self.paths: tuple[Path, ...] = (self.path,)
         """The files that are written."""
         if self.kind == ".txt" and targets > 1:
@@ -106,6 +110,7 @@ class BoxWriter:
         given: dict[str, Any] = {"score": None, "presence": 1.0, "status": "given", "flag": "given"}
         given |= {"updated": True, "update_reason": "first frame", "milliseconds": None}
         given |= dict.fromkeys(self._more, 1.0)
+        given |= {"candidates": []} if self._candidates else {}
         self._write(frame_index, target, box, given)
 
     def write(self, frame_index: int, target: int, result: Result) -> None:
@@ -114,6 +119,8 @@ class BoxWriter:
         row |= {"status": str(result.status), "flag": str(result.flag), "updated": bool(result.updated)}
         row |= {"update_reason": str(result.update_reason), "milliseconds": float(result.milliseconds)}
         row |= {name: getattr(result, name) for name in self._more}
+        if self._candidates:
+            row["candidates"] = [asdict(candidate) for candidate in result.candidates]
         self._write(frame_index, target, result.box, row)
 
     def _write(self, frame_index: int, target: int, box: tuple[float, ...], rest: dict[str, Any]) -> None:
@@ -139,8 +146,7 @@ class BoxWriter:
         self._put(0, ",".join(f'"{c.replace(chr(34), chr(34) * 2)}"' if _needs_quotes(c) else c for c in cells) + "\n")
 
     def _put_json(self, row: dict[str, Any]) -> None:
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        text = ("," if self._rows else "") + "  " + json.dumps(finite, ensure_ascii=False) + "\n"
+        text = ("," if self._rows else "") + "  " + json.dumps(_finite(row), ensure_ascii=False) + "\n"
         self._files[0].seek(self._end)  # over the closing brackets, which follow again in the same write
         self._put(0, text + "]}\n")
         self._end += len(text.encode())
@@ -166,6 +172,15 @@ class BoxWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _needs_quotes(cell: str) -> bool:

@@ -67,7 +67,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("super_dimp", "super_dimp.pth.tar", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("super_dimp_simple", "super_dimp_simple.pth.tar", MODEL_ZOO, ("super_dimp_simple",)),
     CatalogEntry("keep_track", "keep_track.pth.tar", MODEL_ZOO, ("keep_track",)),
-    CatalogEntry("keeptrack-lite", None, "`keepsight train keeptrack_lite`", ("keep_track",)),
+    CatalogEntry("keeptrack-lite", None, "part of the keepsight package", ("keep_track",), packaged=True),
     CatalogEntry("atom", "atom_default.pth", MODEL_ZOO, _ATOM),
     CatalogEntry("atom_prob_ml", "atom_prob_ml", MODEL_ZOO, _ATOM),
     CatalogEntry("atom_gmm_sampl", "atom_gmm_sampl", MODEL_ZOO, _ATOM),
@@ -135,14 +135,16 @@ def weights_folder() -> Path:
     return Path(os.path.expanduser(base)) / "keepsight" / "weights"
 
 
-def find_weights(name: str) -> Path:
+def find_weights(name: str, beside: Path | None = None) -> Path:
     """The file of these weights: packaged, converted, or the published file itself lying in :func:`weights_folder`.
 
+    ``beside``: a folder to look in first, for a file of ours or the published one.
     Raises :class:`WeightsError` that says where the published file comes from, the command that converts it and where
     the result must lie.
     """
     wanted = entry(name)
-    for path in _places(wanted):
+    near = [] if beside is None else [beside / name for name in _file_names(wanted)]
+    for path in (*near, *_places(wanted)):
         if path.is_file():
             return path
     if wanted.packaged:
@@ -317,12 +319,16 @@ def _check_architecture(wanted: CatalogEntry, found: str | None, path: Path) -> 
 def _places(wanted: CatalogEntry) -> list[Path]:
     """Where the file may lie, best first; the first is where it must lie if it is nowhere."""
     folder = weights_folder()
-    places = [Path(__file__).parent / "files" / wanted.file_name] if wanted.packaged else []
-    places.append(folder / wanted.file_name)
-    if wanted.published_file is not None:
-        stem = wanted.published_file.partition(".")[0]
-        places += [folder / wanted.published_file, folder / f"{stem}.pth", folder / f"{stem}.pth.tar"]
-    return places
+    packaged = [Path(__file__).parent / "files" / wanted.file_name] if wanted.packaged else []
+    return packaged + [folder / name for name in _file_names(wanted)]
+
+
+def _file_names(wanted: CatalogEntry) -> list[str]:
+    """What the file may be called, ours first."""
+    if wanted.published_file is None:
+        return [wanted.file_name]
+    stem = wanted.published_file.partition(".")[0]
+    return [wanted.file_name, wanted.published_file, f"{stem}.pth", f"{stem}.pth.tar"]
 
 
 def _plain_name(name: str) -> str:
