@@ -602,6 +602,15 @@ def test_ablations_differ_in_what_they_are_named_after():
             assert (recipe.network, recipe.data) != (full.network, full.data)
 
 
+@pytest.mark.parametrize("name", association_recipe_names())
+def test_weights_name_the_network_they_are_of(name):
+    """So that `ks.load(FILE)` finds the tracker, for an ablation's weights, too."""
+    header = job.association_header(find_recipe(name), ("made-up",))
+    assert header["preset"] == ("keeptrack-lite" if name == "keeptrack_lite" else "keep_track")
+    assert header["config"]["backbone"] is None
+    assert header["config"]["gnn_layers"] == find_recipe(name).network.gnn_layers
+
+
 def test_without_mining_every_frame_is_as_likely():
     found = a_set()
     sampler = CandidateSampler(found, MiningConfig(1.0, by_count=True))

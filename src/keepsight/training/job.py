@@ -203,10 +203,11 @@ def _association_job(recipe: AssociationRecipe, root: str | Path | None, seed: i
 
 def association_header(recipe: AssociationRecipe, data: tuple[str, ...]) -> dict[str, Any]:
     """As :func:`weights_header`; ``config`` is that of a network without backbone, which is what the file holds."""
-    preset = {"keeptrack": "keep_track", "keeptrack_lite": "keeptrack-lite"}
-    name = recipe.name.removesuffix("-debug")
+    from ..models.keeptrack import LITE
+
+    preset = "keeptrack-lite" if recipe.network.backbone == LITE else "keep_track"  # of ablations, too
     config = asdict(recipe.network) | {"backbone": None}
-    header: dict[str, Any] = {"family": "keeptrack", "preset": preset.get(name, name), "config": config}
+    header: dict[str, Any] = {"family": "keeptrack", "preset": preset, "config": config}
     words = ["candidates of " + ", ".join(data), f"backbone {recipe.init}"]
     return _with_origin(header, words, recipe)
 
