@@ -250,13 +250,13 @@ def test_the_packaged_one(data: Path) -> None:
 
 
 def test_eval_calibrate_and_track_with_two_networks(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Results, calibration and tracker name the same weights; another second network is other weights for all of them."""
-    monkeypatch.setenv("KEEPSIGHT_WEIGHTS", str(tmp_path / "weights"))
     matcher, results = matcher_file(tmp_path / "weights" / "keeptrack-lite.safetensors"), tmp_path / "results"
+    name = f"keeptrack-lite={matcher}"
     given = ("--results", str(results), "--only", "c*")
-    track = ["eval", "keeptrack-lite", str(data), *given, "--frames", "24", "--executor", "serial", "--no-score"]
+    track = ["eval", name, str(data), *given, "--frames", "24", "--executor", "serial", "--no-score"]
     assert main([*track, "--devices", "cpu", "--quiet"]) == 0
     assert "2 runs tracked" in capsys.readouterr().err
     assert main([*track, "--devices", "cpu", "--quiet"]) == 0
@@ -265,7 +265,7 @@ def test_eval_calibrate_and_track_with_two_networks(
     fit = ["calibrate", "keeptrack-lite", "--data", str(data), *given, "--out", str(tmp_path / "out"), "--formats"]
     assert main(fit) == 0
     made = read_calibration(tmp_path / "out" / "calibration.json")
-    for weights in (None, matcher, [matcher], [matcher, find_weights("dimp-lite")]):
+    for weights in (matcher, [matcher], [matcher, find_weights("dimp-lite")]):
         loaded = ks.load("keeptrack-lite", weights=weights, device="cpu", calibration=made)
         assert loaded.calibration == made
 
@@ -273,5 +273,6 @@ def test_eval_calibrate_and_track_with_two_networks(
     capsys.readouterr()
     assert main([*track, "--devices", "cpu", "--quiet"]) == 2
     assert "weights_sha256" in capsys.readouterr().err
-    with pytest.raises(ks.InputError, match=f"with the weights {made.weights_sha256}, and these are"):
-        ks.load("keeptrack-lite", device="cpu", calibration=made)
+    for weights in (None, matcher):
+        with pytest.raises(ks.InputError, match=f"with the weights {made.weights_sha256}, and these are"):
+            ks.load("keeptrack-lite", weights=weights, device="cpu", calibration=made)
