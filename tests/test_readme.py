@@ -87,13 +87,13 @@ def test_there_is_something_to_execute() -> None:
 def test_both_first_commands_stand_there() -> None:
     lines = README.splitlines()
     assert "pip install . && keepsight demo" in lines
-    assert "pip install '.[test]' && pytest" in lines
+    assert "pip install '.[test]' && pytest -n 2 --dist loadfile" in lines
 
 
 def test_options_and_names_are_those_that_exist() -> None:
     fields = {f.name for command in (Track, Demo) for f in dataclasses.fields(command)} - {"source"}
     some = {f.name for command in (Eval, Report, DataCheck, Train) for f in dataclasses.fields(command)}
-    elsewhere = {"name", "version", "out"}
+    elsewhere = {"name", "version", "out", "dist"}  # of subcommands, and of pytest
     torchrun = {"standalone", "nproc_per_node"}
     told = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z-]*[a-z])", README)}
     assert fields | elsewhere <= told
