@@ -122,12 +122,12 @@ def stages(
 
     with torch.inference_mode():
         pixels = crop()
-        features = tracker._extract(pixels)
+        features = tracker.net.extract(pixels)
         maps = tracker.net.classifier_features(features)
         box = torch.tensor([116.0, 116, 57, 57], device=device)
         jittered = proposals(box, torch.rand(9, 4, device=device), tracker.config.refine)
     calls["  crop and normalise"] = crop
-    calls["  backbone"] = lambda: tracker._extract(pixels)
+    calls["  backbone"] = lambda: tracker.net.extract(pixels)
     calls["  classifier head"] = lambda: tracker.net.classifier_features(features)
     calls["  filter"] = lambda: correlate(maps, target.filter)
     calls["  box refinement, 10 boxes, 10 steps"] = lambda: ascend(

@@ -16,6 +16,7 @@ settings.register_profile("keepsight", deadline=None, derandomize="KEEPSIGHT_FUZ
 settings.load_profile("keepsight")
 torch.set_num_threads(1)  # two spinning threads on a shared machine are up to 45 times slower
 sys.path.insert(0, str(Path(__file__).parent))  # tests import `golden_rules` and `reference` by name
+sys.path.append(str(Path(__file__).parents[1]))  # data workers unpickle classes of `tests.training...`
 
 from agreement import RECORDER, session_finished  # noqa: E402
 from golden_rules import golden_folder  # noqa: E402

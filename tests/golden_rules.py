@@ -77,6 +77,10 @@ def filled(key: str, shape: tuple[int, ...], seed: int, g_iou: float) -> np.ndar
         value = g_iou * n / np.sqrt(shape[1])
     elif key.endswith("iou_predictor.bias"):
         value = 0.5 + 0.1 * n
+    elif key.endswith("samp_w_pred.weight"):
+        value = 0.1 * n / np.sqrt(fan_in)
+    elif key.endswith("samp_w_pred.bias"):
+        value = 1 + 0.1 * n
     elif len(shape) >= 2:
         value = (n - n.mean(axis=tuple(range(1, len(shape))), keepdims=True)) / np.sqrt(fan_in)
     elif last == "weight":
@@ -91,13 +95,34 @@ def filled(key: str, shape: tuple[int, ...], seed: int, g_iou: float) -> np.ndar
     return value
 
 
-def fill_network(net: nn.Module, name: str, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Fill every state-dict tensor by the rule; float32 casts the float64 values, float64 keeps them."""
-    net = net.to(dtype).eval()
+def fill_network(net: nn.Module, name: str | None, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Fill every state-dict tensor by the rule; float32 casts the float64 values, float64 keeps them.
+
+    ``name``: of a network that predicts overlaps, else None.
+    """
+    net, g_iou = net.to(dtype).eval(), 1 if name is None else G_IOU[name]
     state = {
-        key: torch.from_numpy(np.asarray(filled(key, tuple(tensor.shape), seed, G_IOU[name]))).to(tensor.dtype)
+        key: torch.from_numpy(np.asarray(filled(key, tuple(tensor.shape), seed, g_iou))).to(tensor.dtype)
         for key, tensor in net.state_dict().items()
     }
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+def fill_segmentation(
+    net: nn.Module, seed: int, factors: dict[str, float], dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Fill a network of LWL, RTS or STA; ``factors``: the file's ``in_weight_factors``, README §3, applied after the cast."""
+    state = fill_network(net, None, seed, dtype).state_dict()
+    is_sta = any(key.startswith("target_model_segm.") for key in state)
+    state["feature_extractor.conv1.weight"] *= factors.get("conv1", 1)
+    state["decoder.project.conv2.weight"] *= factors.get("out_gain", 1)
+    state["decoder.project.conv2.bias"] += factors.get("sta_out_bias" if is_sta else "out_bias", 0)
+    for key, tensor in state.items():
+        if "label_pred.0." in key:
+            tensor *= factors.get("clf_label_pred" if key.startswith("clf_encoder.") else "label_pred", 1)
+        if key.startswith("decoder.TSE.") and key.endswith("transform.0.weight"):
+            tensor[:, -32 if is_sta else -16 :] *= factors.get("enc_in", 1)
     net.load_state_dict(state, strict=True)
     return net
 

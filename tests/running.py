@@ -79,7 +79,7 @@ class Scripted(Entrant):
     def __init__(self, answers) -> None:
         self.answers, self.started = list(answers), []
 
-    def init(self, frame, box, mask=None, *, seed=0):
+    def init(self, frame, box, *, seed=0):
         self.started.append((tuple(box), seed))
 
     def update(self, frame) -> Answer:

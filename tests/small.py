@@ -12,13 +12,27 @@ from keepsight.images import AugmentationConfig
 from keepsight.models.atom import AtomNet, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig, lite_config
+from keepsight.models.segmentation import (
+    LWLBoxNet,
+    LWLBoxNetConfig,
+    LWLNet,
+    LWLNetConfig,
+    RTSNet,
+    RTSNetConfig,
+    STANet,
+    STANetConfig,
+)
 from keepsight.nn.resnet import BasicBlock, Bottleneck, ResNet
+from keepsight.online import snapshot
 from keepsight.online.memory import MemoryConfig
-from keepsight.trackers import atom, keeptrack
+from keepsight.trackers import atom, keeptrack, lwl, rts
 from keepsight.trackers.atom import AtomTracker
 from keepsight.trackers.base import Tracker
 from keepsight.trackers.dimp import DiMPConfig, DiMPTracker, preset, presets
 from keepsight.trackers.keeptrack import KeepTrackTracker
+from keepsight.trackers.lwl import LWLTracker
+from keepsight.trackers.rts import RTSTracker
+from keepsight.trackers.sta import STAConfig
 from keepsight.weights import WeightsHeader, save_weights
 
 
@@ -99,6 +113,36 @@ def small_atom(name: str = "atom", seed: int = 0, **changes) -> AtomTracker:
     return AtomTracker(name, replace(config, **settings), net, torch.device("cpu"), seed)
 
 
+NARROW = {
+    "backbone": "resnet50-mrcnn-narrow", "feature_dim": 8, "num_filters": 4, "label_encoder_dims": (4, 6, 8), "decoder_dim": 8,
+}  # fmt: skip
+"""The networks of LWL and RTS for tests."""
+
+
+def small_lwl(name: str = "lwl_ytvos", seed: int = 0, kind=LWLTracker, **changes) -> LWLTracker:
+    """A preset of LWL with a small crop and memory and a narrow network; 4 × 6 cells."""
+    config = lwl.preset(name)
+    settings = {"sample_size": (64, 96), "memory": replace(config.memory, size=6), "init_iterations": 2, **changes}
+    torch.manual_seed(7)
+    box = name == "lwl_boxinit"
+    net = LWLBoxNet(LWLBoxNetConfig(**NARROW, box_label_encoder_dims=(8, 8))) if box else LWLNet(LWLNetConfig(**NARROW))
+    return kind(name, replace(config, **settings), net.eval(), torch.device("cpu"), seed)
+
+
+def small_rts(name: str = "rts50", seed: int = 0, kind=RTSTracker, box_network: bool = True, **changes) -> RTSTracker:
+    """A preset of RTS with a small crop, small memories and narrow networks; 4 × 6 cells, 3 × 4 scores."""
+    config = rts.preset(name)
+    classifier = replace(config.classifier, memory=replace(config.classifier.memory, size=8), init_iterations=2)
+    settings = {
+        "sample_size": (64, 96), "memory": replace(config.memory, size=6), "init_iterations": 2, "classifier": classifier,
+        "box_to_mask": STAConfig((64, 96)), **changes,
+    }  # fmt: skip
+    torch.manual_seed(7)
+    net = RTSNet(RTSNetConfig(**NARROW)).eval()
+    box_net = STANet(STANetConfig(**{**NARROW, "label_encoder_dims": (4, 6, 8, 8)})).eval() if box_network else None
+    return kind(name, replace(config, **settings), net, box_net, torch.device("cpu"), seed)
+
+
 def dimp_presets() -> list[str]:
     return list(presets())
 
@@ -111,6 +155,10 @@ def make(name: str, seed: int = 0) -> Tracker:
         return small_atom(name, seed)
     if name in keeptrack.presets():
         return small_keeptrack(name, seed)
+    if name in lwl.presets():
+        return small_lwl(name, seed)
+    if name in rts.presets():
+        return small_rts(name, seed)
     import keepsight
 
     return keepsight.load(name, weights="random", device="cpu", seed=seed)
@@ -131,3 +179,30 @@ def moving_square(
         frames.append(frame)
         boxes.append((float(x), float(y), 20.0, 24.0))
     return frames, boxes
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------------
+
+FRAME = np.random.default_rng(0).integers(60, 200, (120, 160, 3), dtype=np.uint8)
+
+
+def rectangle(x: int, y: int, w: int, h: int) -> np.ndarray:
+    """A mask of :data:`FRAME`'s size, (H, W) bool."""
+    mask = np.zeros(FRAME.shape[:2], bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
+MASK = rectangle(60, 40, 24, 20)
+
+
+def target_of(tracker: Tracker, index: int = 0):
+    """What the tracker remembers about one target."""
+    return tracker._current().targets[index]
+
+
+def held(tracker: Tracker) -> tuple[int, int]:
+    """Bytes of tensors and arrays, and characters of all else, that the tracker remembers."""
+    tensors: dict[str, torch.Tensor] = {}
+    layout = snapshot.pack(tracker._current(), tensors)
+    return sum(t.numel() * t.element_size() for t in tensors.values()), len(str(layout))

@@ -15,7 +15,15 @@ from keepsight.cli.train import clock, describe, flat
 from keepsight.training import job
 from keepsight.training.checkpoint import list_checkpoints, load_checkpoint
 from keepsight.training.logs import Status, read_log
-from keepsight.training.recipes import association_recipe_names, debug, find_recipe, override, recipe_names
+from keepsight.training.recipes import (
+    association_recipe_names,
+    debug,
+    find_recipe,
+    override,
+    recipe_names,
+    rts_lite_recipe_names,
+    segmentation_recipe_names,
+)
 from keepsight.weights import load_weights
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -40,7 +48,9 @@ def train(*arguments) -> int:
 
 def test_list(capsys):
     assert train("list") == 0
-    assert tuple(capsys.readouterr().out.split()) == (*recipe_names(), *association_recipe_names())
+    kinds = (recipe_names, association_recipe_names, segmentation_recipe_names, rts_lite_recipe_names)
+    listed = tuple(n for names in kinds for n in names())
+    assert tuple(capsys.readouterr().out.split()) == listed
 
 
 def test_unknown_names(capsys):

@@ -105,6 +105,25 @@ def test_mask_is_tinted() -> None:
     assert (out[120, 120] == 128).all()
 
 
+def test_masks_have_outlines_in_the_targets_colours() -> None:
+    masks = [np.zeros((240, 320), bool) for _ in range(3)]
+    for i, mask in enumerate(masks):
+        mask[60:160, 20 + 100 * i : 80 + 100 * i] = True
+        mask[100:120, 40 + 100 * i : 60 + 100 * i] = False  # a hole
+    results = [result((10 + 100 * i, 20, 90, 200), mask=mask) for i, mask in enumerate(masks)]
+    results[2] = replace(results[2], status=Status.LOST)
+    out = draw_results(GREY, results)
+    for i, colour in enumerate((*PALETTE[:2], LOST_COLOUR)):
+        x = 20 + 100 * i
+        assert has(out, colour)[60, x + 5 : x + 55].all(), "outline"
+        assert has(out, colour)[99, x + 22 : x + 38].all(), "outline of the hole"
+        assert (out[110, x + 30] == 128).all(), "the hole itself"
+        assert (out[80, x + 10] != 128).any()
+        assert not has(out, colour)[80, x + 10]
+    nothing = draw_results(GREY, [result((90, 90, 60, 60), mask=np.zeros((240, 320), bool))])
+    assert (nothing == draw_results(GREY, [result((90, 90, 60, 60))])).all()
+
+
 def with_candidates(*candidates: tuple[int, float, float, bool]) -> Result:
     """Given as (identity, x, y, whether it is the target)."""
     found = tuple(Candidate(id, 0.5, (x, y), is_target) for id, x, y, is_target in candidates)

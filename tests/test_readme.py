@@ -64,7 +64,7 @@ def test_command(command: str, place: Path) -> None:
         words = words[: words.index(">")]
     assert words[0] == "keepsight"
     assert main(words[1:]) == 0
-    for option in ("--save", "--save-densities"):
+    for option in ("--save", "--save-densities", "--save-masks"):
         if option in words:
             assert (place / words[words.index(option) + 1]).exists()
 

@@ -46,7 +46,7 @@ def draw_results(
 
     A found target has a solid box, an uncertain one a dashed box, a lost one a grey dashed box at its last known place.
     The label says which target, its status and its presence; it is shortened where the frame is too narrow. Lines and
-    letters grow with the frame. A mask, if a result has one, is tinted.
+    letters grow with the frame. A mask, if a result has one, is tinted in the target's colour and outlined.
 
     ``labels``: one per target instead of ``#0``, ``#1``, ...; ``colours``: RGB, instead of :data:`PALETTE`, repeated as
     needed; ``truths``: ground-truth boxes drawn in thin white; None or NaN where there is none; ``candidates``: draw a ring
@@ -65,9 +65,12 @@ def draw_results(
         if truth is not None:
             _box(out, truth, TRUTH_COLOUR, max(1, line // 2), dashed=False)
     taken: list[tuple[int, int, int, int]] = []
-    for i, result in enumerate(results):  # all boxes first: a label must not disappear under the next target's box
+    for i, result in enumerate(
+        results
+    ):  # masks, then all boxes: a label must not disappear under the next target's box
         if result.mask is not None and result.mask.shape == (height, width):
-            out[result.mask] = (0.55 * out[result.mask] + 0.45 * np.array(palette[i % len(palette)])).astype(np.uint8)
+            _mask(out, result.mask, _colour(palette, i, result), line)
+    for i, result in enumerate(results):
         _box(out, result.box, _colour(palette, i, result), line, dashed=str(result.status) != "found")
     for i, result in enumerate(results):
         name = f"#{i}" if labels is None else labels[i]
@@ -114,6 +117,17 @@ def _candidate(image: np.ndarray, candidate: Candidate, line: int) -> None:
 
 def _colour(palette: tuple[Colour, ...], target: int, result: Result) -> Colour:
     return LOST_COLOUR if str(result.status) == "lost" else palette[target % len(palette)]
+
+
+def _mask(image: np.ndarray, mask: np.ndarray, colour: Colour, line: int) -> None:
+    """Tint, and an outline with a dark rim outside it, so that it is seen on bright and dark ground."""
+    import cv2
+
+    image[mask] = (0.65 * image[mask] + 0.35 * np.array(colour)).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rim = line + 2 * max(1, line // 2)
+    for shade, thickness in ((_DARK, rim), (colour, line)):
+        cv2.drawContours(image, outlines, -1, shade, thickness)
 
 
 def _check_image(image: np.ndarray) -> None:

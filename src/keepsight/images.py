@@ -24,6 +24,7 @@ TRANSFORM_KINDS = ("identity", "translation", "fliplr", "flipud", "blur", "scale
 
 _MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of pixels in [0, 1]
 _STD = (0.229, 0.224, 0.225)
+_MEAN_BGR = (102.9801, 115.9465, 122.7717)  # Mask R-CNN's in Caffe2, of pixels in [0, 255]
 _MAX_CROP_PIXELS = 2**26  # before resizing; only a sample size of absurd aspect, or without an output size, reaches it
 
 
@@ -96,6 +97,12 @@ def normalise(pixels: Tensor) -> Tensor:
     mean = torch.tensor(_MEAN, dtype=pixels.dtype, device=pixels.device)[:, None, None]  # (3, 1, 1)
     std = torch.tensor(_STD, dtype=pixels.dtype, device=pixels.device)[:, None, None]  # (3, 1, 1)
     return (pixels / 255).sub_(mean).div_(std)
+
+
+def normalise_bgr(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) RGB in [0, 255] -> BGR less the mean, the input of LWL and RTS; spec/keeptrack-rts-lwl.md §0."""
+    mean = torch.tensor(_MEAN_BGR, dtype=pixels.dtype, device=pixels.device)[:, None, None]  # (3, 1, 1)
+    return pixels.flip(-3) - mean
 
 
 # ---------------------------------------------------------------------------------------------------------------------

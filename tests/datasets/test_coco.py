@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keepsight.datasets import json_scan
 from keepsight.datasets.coco import CocoObjects
-from keepsight.datasets.coco_masks import decode_segmentation, fill_polygon, uncompress
+from keepsight.datasets.coco_masks import compress, decode_segmentation, encode_segmentation, fill_polygon, uncompress
 from keepsight.datasets.sequence import Annotation
 from keepsight.datasets.tracks import visible_frames
 from keepsight.datasets.training_sets import audit, open_training_set
@@ -70,6 +70,26 @@ def test_compressed_run_lengths(runs: list[int]) -> None:
 def test_known_compressed_string() -> None:
     """6 = '6'; 1 = '1'; 40 = 01000 + 32, 00001 = 'X1'; 4 after 1 is a difference of 3; 20 after 40 is -20 = 01100 + 32, -1."""
     assert uncompress("61X13\\O") == [6, 1, 40, 4, 20]
+
+
+@given(st.lists(st.integers(0, 300_000), min_size=1, max_size=30))
+def test_run_lengths_are_compressed_as_the_format_says(runs: list[int]) -> None:
+    assert compress(runs) == layouts.compress(runs)
+    assert uncompress(compress(runs)) == runs
+
+
+def test_differences_around_the_ends_of_groups() -> None:
+    for difference in (-1025, -1024, -513, -512, -17, -16, -15, 15, 16, 17, 511, 512, 1023, 1024):
+        runs = [0, 2000, 1, 2000 + difference]
+        assert compress(runs) == layouts.compress(runs)
+
+
+@given(st.integers(0, 2**20 - 1))
+def test_masks_are_encoded_down_the_columns(bits: int) -> None:
+    mask = np.array([bits >> k & 1 for k in range(20)], dtype=bool).reshape(4, 5)
+    made = encode_segmentation(mask)
+    assert made == {"size": [4, 5], "counts": layouts.compress(layouts.slow_rle(mask))}
+    np.testing.assert_array_equal(decode_segmentation(json.loads(json.dumps(made)), 5, 4), mask)
 
 
 @given(st.integers(0, 2**20 - 1), st.booleans())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +21,9 @@ from keepsight.datasets.masks import (
     davis_palette,
     object_ids,
     read_mask,
+    save_grey_png,
     save_indexed_png,
+    tracker_palette,
 )
 from keepsight.errors import InputError, VideoError
 from keepsight.video import VideoWriter
@@ -54,6 +57,35 @@ def test_palette_is_the_one_of_the_published_masks(golden: Path) -> None:
         palette = np.array(picture.getpalette()).reshape(-1, 3)
     np.testing.assert_array_equal(davis_palette()[: len(palette)], palette)
     assert len(np.unique(davis_palette(), axis=0)) == 256
+
+
+def test_palette_of_the_published_trackers(tmp_path: Path) -> None:
+    """spec/keeptrack-rts-lwl.md §12."""
+    palette = tracker_palette()
+    listed = {
+        9: (191, 0, 0),
+        10: (64, 128, 0),
+        15: (191, 128, 128),
+        19: (128, 191, 0),
+        20: (0, 64, 128),
+        21: (128, 64, 128),
+    }
+    assert {i: tuple(palette[i].tolist()) for i in listed} == listed
+    assert all((palette[i] == i).all() for i in range(22, 256))
+    ids = np.arange(22, dtype=np.uint8).repeat(2).reshape(4, 11)
+    save_indexed_png(tmp_path / "a.png", ids, palette)
+    with Image.open(tmp_path / "a.png") as picture:
+        colours = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(colours, palette[ids])
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), ids)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "b.png", colours)), ids)  # as a colour picture, too
+
+
+def test_grey_png_has_the_ids_in_every_reader(tmp_path: Path) -> None:
+    ids = (IDS == 1).astype(np.uint8)
+    save_grey_png(tmp_path / "a.png", ids)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), ids)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., 0], ids)
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))

@@ -31,7 +31,7 @@ class Watcher(Entrant):
     def __init__(self):
         self.seen, self.inits = [], []
 
-    def init(self, frame, box, mask=None, *, seed=0):
+    def init(self, frame, box, *, seed=0):
         self.seen.append(column(frame))
         self.inits.append(box)
 
@@ -135,31 +135,69 @@ def test_multistart_needs_anchors():
 
 
 class Painter(Watcher):
-    """Answers with the mask it was given, moved with the square."""
+    """Answers with the masks it was given, moved with the square; keeps which boxes it was given, and when."""
 
     gives_masks = True
 
-    def init(self, frame, box, mask=None, *, seed=0):
-        super().init(frame, box)
-        self.mask, self.column = mask, column(frame)
+    def init(self, frame, box, *, seed=0):
+        raise AssertionError("masks are to be given")
 
-    def update(self, frame):
-        answer = super().update(frame)
-        return Answer(answer.box, mask=np.roll(self.mask, column(frame) - self.column, axis=1))
+    def begin(self, frame, boxes, masks, *, seed=0):
+        self.things, self.started = [], []
+        self.join(frame, boxes, masks)
+
+    def join(self, frame, boxes, masks):
+        self.started.append((column(frame), [tuple(b) for b in boxes]))
+        self.things += [(m, column(frame)) for m in masks]
+
+    def follow(self, frame):
+        at = column(frame)
+        return [Answer((float(at), 1.0, 2.0, 3.0), mask=np.roll(m, at - x, axis=1)) for m, x in self.things]
 
 
-def test_vos_merges_objects_and_starts_late_ones_late():
-    ids = [np.zeros((48, 64), np.uint8) for _ in range(4)]
-    ids[0][18:24, 6:12] = 1
-    ids[2][16:22, 8:14] = 2  # overlaps object 1 as it will be then (moved by 4)
-    one = sequence(count=4, masks=MaskArrays(ids), objects=(1, 2), first_seen={2: 2})
-    run = run_vos(Painter(), one)
-    assert len(run.masks) == 4
-    assert set(np.unique(run.masks[1])) == {0, 1}
-    assert (run.masks[2][18:24, 10:16] == 1).all()  # the smaller id has a pixel that two claim
-    assert run.masks[2][16, 9] == 2
-    assert run.masks[3][16, 11] == 2
-    assert run.boxes[0].tolist() == [6, 18, 6, 6]
+def painted():
+    ids = [np.zeros((48, 64), np.uint8) for _ in range(5)]
+    ids[1][18:24, 6:12] = 1
+    ids[1][30:34, 40:46] = 4
+    ids[3][16:22, 8:14] = 2  # overlaps object 1 as it will be then (moved by 4)
+    return ids
+
+
+def test_vos_follows_all_objects_at_once_and_starts_late_ones_late():
+    one = sequence(count=5, masks=MaskArrays(painted()), objects=(1, 2, 4), first_seen={1: 1, 2: 3, 4: 1})
+    painter = Painter()
+    run = run_vos(painter, one)
+    assert len(run.masks) == 5
+    assert not run.masks[0].any()  # nothing has begun yet
+    assert set(np.unique(run.masks[2])) == {0, 1, 4}
+    assert (run.masks[3][16:22, 8:14] == 2).all()  # a new object has all pixels of its mask
+    assert run.masks[3][23, 10] == 1
+    assert run.masks[4][16, 10] == 2
+    assert (run.masks[4][18:24, 12:18] == 1).all()  # later the one that came first has what two claim
+    x = one.boxes[:, 0].tolist()
+    # quirk Q15: a pixel less wide and high than the mask
+    assert painter.started == [(x[1], [(6, 18, 5, 5), (40, 30, 5, 3)]), (x[3], [(8, 16, 5, 5)])]
+    np.testing.assert_array_equal(run.boxes[:3], [[np.nan] * 4, [6, 18, 5, 5], [x[2], 1, 2, 3]])
+
+
+def test_vos_leaves_out_objects_that_never_have_a_pixel_and_names_masks_that_are_missing():
+    masks = MaskArrays(painted())
+    run = run_vos(Painter(), sequence(count=5, masks=masks, objects=(1, 3), first_seen={1: 1}))
+    assert set(np.unique(run.masks[4])) == {0, 1}
+    with pytest.raises(InputError, match="made/one, frame 1: an object's mask is empty"):
+        run_vos(Painter(), sequence(count=5, masks=masks, objects=(2,), first_seen={2: 1}))
+    absent = MaskArrays([None, *painted()[1:]])
+    with pytest.raises(InputError, match=r"objects \[1\] have no mask .* in frame 0"):
+        run_vos(Painter(), sequence(count=5, masks=absent, objects=(1,)))
+
+
+def test_vos_refuses_masks_of_another_size():
+    class Wrong(Painter):
+        def follow(self, frame):
+            return [Answer(a.box, mask=a.mask[:5]) for a in super().follow(frame)]
+
+    with pytest.raises(InputError, match=r"no mask of shape \(48, 64\) from watcher in frame 2 of one"):
+        run_vos(Wrong(), sequence(count=5, masks=MaskArrays(painted()), objects=(1,), first_seen={1: 1}))
 
 
 def test_vos_refuses_trackers_without_masks():

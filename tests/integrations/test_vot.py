@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -232,6 +233,23 @@ class Recorder(ks.Tracker[Any]):
         return {}
 
 
+class Painter(Recorder):
+    """Makes masks; keeps those that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[Any] = []
+
+    @property
+    def gives_masks(self) -> bool:
+        return True
+
+    def _start_with(self, frame: np.ndarray, boxes: list[ks.Box], masks: list[Any]) -> list[Any]:
+        self.masks += masks
+        self.mask = next((m for m in masks if m is not None), np.zeros(frame.shape[:2], bool))
+        return list(boxes)
+
+
 @pytest.fixture
 def red_left(tmp_path: Path) -> Path:
     """A picture, red on the left and blue on the right, without loss."""
@@ -265,6 +283,21 @@ def test_bad_images_are_named() -> None:
         vot._trax_image(trax, {})
     with pytest.raises(ks.InputError, match="kind 'url'"):
         vot._trax_image(trax, {"color": trax.URLImage.create("http://127.0.0.1/1.jpg")})
+
+
+@needs_trax
+def test_masks_go_in_and_out_over_trax(red_left: Path) -> None:
+    import trax
+
+    image = {"color": trax.FileImage.create(str(red_left))}
+    targets = vot.Targets(Painter())
+    given = trax.Mask.create(np.ones((6, 9), np.uint8), x=20, y=10)
+    for kind, count in ((trax.TraxStatus.INITIALIZE, 1), (trax.TraxStatus.FRAME, 2)):
+        states = vot._reply(trax, targets, SimpleNamespace(type=kind, image=image, objects=[(given, {})]))
+        assert len(states) == count
+        for region, _ in states:
+            assert region.type == trax.Region.MASK
+            assert (region.offset(), region.size()) == ((20, 10), (9, 6))
 
 
 @needs_trax
@@ -317,24 +350,34 @@ def test_regions_become_boxes_to_start_with() -> None:
             vot.start_box(nothing)
 
 
-def test_targets_join_later_and_trackers_are_kept_for_the_next_session() -> None:
-    made: list[Recorder] = []
-
-    def make() -> Recorder:
-        made.append(Recorder())
-        return made[-1]
-
+def test_targets_join_later_and_a_new_session_forgets_them() -> None:
     frame = np.zeros((40, 60, 3), np.uint8)
-    targets = vot.Targets(make)
-    assert len(made) == 1  # loaded before anybody waits
+    targets = vot.Targets(Recorder())
+    assert targets.update(frame) == []
     for _ in range(2):
-        targets.start(frame, [(1, 1, 5, 5), (2, 2, 6, 6)])
+        targets.start(frame, [Rectangle(1, 1, 5, 5), Rectangle(2, 2, 6, 6)])
         targets.join(frame, [])
-        targets.join(frame, [(3, 3, 7, 7)])
+        targets.join(frame, [Rectangle(3, 3, 7, 7)])
         assert [r.box.x for r in targets.update(frame)] == [1, 2, 3]
-    targets.start(frame, [(4, 4, 8, 8)])
+    targets.start(frame, [Rectangle(4, 4, 8, 8)])
     assert [r.box.x for r in targets.update(frame)] == [4]
-    assert len(made) == 2
+
+
+def test_trackers_of_masks_are_started_with_masks() -> None:
+    frame, ones = np.zeros((40, 60, 3), np.uint8), np.ones((10, 20), bool)
+    tracker = Painter()
+    targets = vot.Targets(tracker)
+    targets.start(frame, [Mask(30, 5, ones), Rectangle(1, 2, 8, 9)])
+    targets.join(frame, [Mask(-5, 35, ones), Mask(50, -4, ones)])
+    (whole, nothing), late = tracker.masks[:2], tracker.masks[2:]
+    assert nothing is None
+    assert (whole.shape, whole.sum(), whole[5:15, 30:50].all()) == ((40, 60), 200, True)
+    assert (late[0].sum(), late[0][35:, :15].all()) == (75, True)  # what lies outside is left out
+    assert (late[1].sum(), late[1][:6, 50:].all()) == (60, True)
+    with pytest.raises(ks.InputError, match="no extent"):
+        targets.start(frame, [Mask(0, 0, np.zeros((3, 3), bool))])
+    with pytest.raises(ks.InputError, match=r"empty|outside"):
+        targets.start(frame, [Mask(70, 50, ones)])
 
 
 # --- the toolkit's in-process protocol ----------------------------------------------------------------------------------
@@ -358,8 +401,7 @@ def test_in_process_class_takes_channels_polygons_masks_and_late_targets(
     red_left: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
-    spare = iter([recorder, Recorder()])
-    monkeypatch.setattr(vot, "load", lambda *_, **__: next(spare))
+    monkeypatch.setattr(vot, "load", lambda *_, **__: recorder)
     tracker = vot.VotTracker()
     mask = np.zeros((40, 60), np.uint8)
     mask[5:15, 10:40] = 1
@@ -371,6 +413,23 @@ def test_in_process_class_takes_channels_polygons_masks_and_late_targets(
     assert [dict(p) for _, p in states] == [{"confidence": 0.25}, {"confidence": 0.25}, {}]
     assert len(tracker.update(str(red_left))) == 3
     assert all(f[0, 0].tolist() == [250, 0, 0] for f in recorder.frames)
+
+
+def test_in_process_class_answers_masks_with_masks(red_left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vot, "load", lambda *_, **__: Painter())
+    tracker = vot.VotTracker()
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 10:40] = 1
+    for _ in range(2):  # a new session forgets what kind its targets were
+        (first, _), (box, _) = tracker.init(str(red_left), [(mask, {}), ((1.0, 2.0, 8.0, 9.0), {})])
+        assert box == (1, 2, 8, 9)
+        (state, properties), (other, _), (late, _) = tracker.update(str(red_left), [(mask, {})])
+        for found in (first, state, late):
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, mask)
+        assert properties == {"confidence": 0.25}
+        assert len(other) == 4
+        assert isinstance(tracker.update(str(red_left))[2][0], np.ndarray)
 
 
 def test_in_process_class_raises_what_the_toolkit_passes_on(red_left: Path, monkeypatch: pytest.MonkeyPatch) -> None:

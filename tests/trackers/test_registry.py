@@ -15,7 +15,8 @@ import keepsight as ks
 from keepsight.models.atom import ABLATED_NETWORKS, AtomNet, AtomNetConfig, atom_network
 from keepsight.models.dimp import DiMPNet, network_config
 from keepsight.models.keeptrack import KeepTrackNet, KeepTrackNetConfig, lite_config
-from keepsight.trackers.registry import load, published_header, tracker_of_weights, weights_files
+from keepsight.models.segmentation import segmentation_config_from_constructor, segmentation_network
+from keepsight.trackers.registry import load, published_header, read_network, tracker_of_weights, weights_files
 from keepsight.weights import convert, find_weights, load_weights, save_weights
 from keepsight.weights.store import WeightsHeader
 
@@ -28,10 +29,15 @@ def empty_weights_folder(tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
-def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -> DiMPNet | AtomNet | KeepTrackNet:
-    """A file as the authors' trainer writes it: tensors, a pickled constructor of a package that is not here."""
+def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool, net=None, extra=None) -> torch.nn.Module:
+    """A file as the authors' trainer writes it: tensors, a pickled constructor of a package that is not here.
+
+    ``net``: the network, if it is none of ATOM's, DiMP's or KeepTrack's; ``extra``: tensors besides its own.
+    """
     torch.manual_seed(1)
-    if fun_name.startswith("target_candidate"):
+    if net is not None:
+        pass
+    elif fun_name.startswith("target_candidate"):
         net = KeepTrackNet()
     else:
         net = AtomNet(AtomNetConfig(name)) if fun_name.startswith("atom") else DiMPNet(network_config(name))
@@ -50,7 +56,8 @@ def published(path, name: str, fun_name: str, kwds: dict, *, zip_format: bool) -
     fakes = {"ltr": types.ModuleType("ltr"), "ltr.admin": types.ModuleType("ltr.admin"), module.__name__: module}
     sys.modules.update(fakes)
     try:
-        content = {"epoch": 50, "net_type": "DiMPnet", "net": net.state_dict(), "constructor": NetConstructor()}
+        tensors = net.state_dict() | (extra or {})
+        content = {"epoch": 50, "net_type": "DiMPnet", "net": tensors, "constructor": NetConstructor()}
         torch.save(content, path, _use_new_zipfile_serialization=zip_format)
     finally:
         for key in fakes:
@@ -301,6 +308,53 @@ def test_absent_second_weights_say_where_to_get_them(empty_weights_folder):
     assert "keepsight weights convert keep_track.pth.tar --name keep_track --out" in str(error.value)
 
 
+# --- LWL, RTS, STA ------------------------------------------------------------------------------------------------------
+
+SEGMENTATION_KWDS = {  # narrow, but for the backbone, which the constructor cannot change
+    "filter_size": 3, "num_filters": 4, "optim_iter": 5, "out_feature_dim": 8, "label_encoder_dims": (2, 3, 4),
+    "use_bn_in_label_enc": False, "clf_feat_blocks": 0, "final_conv": True, "backbone_type": "mrcnn", "decoder_mdim": 4,
+    "backbone_pretrained": False, "filter_groups": 1,
+}  # fmt: skip
+LWL, RTS = "steepest_descent_resnet50", "steepest_descent_resnet50_with_clf_encoder"
+BOX_PARTS = {"box_target_model.x": torch.ones(2), "segm_encoder.y": torch.ones(2), "bbox_encoder.z": torch.ones(2)}
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+@pytest.mark.parametrize(
+    ("name", "file", "fun_name", "more", "extra"),
+    [
+        ("lwl_stage2", "lwl_stage2.pth", LWL, {}, {}),
+        ("lwl_boxinit", "lwl_boxinit.pth", LWL, {"box_label_encoder_dims": (5, 5), "final_bn": False}, {}),
+        ("sta", "sta.pth.tar", LWL, {"label_encoder_dims": (2, 3, 4, 5), "optim_iter": 7}, {}),
+        ("rts50", "rts50.pth", RTS, {"clf_filter_size": 3, "fusion_type": "add"}, {}),
+        ("rts50", "rts50.pth", RTS, {"clf_filter_size": 3, "fusion_type": "concat"}, {}),
+        ("rts50", "rts50.pth", f"{LWL}_boxinit", {"clf_filter_size": 3}, BOX_PARTS),
+    ],
+    ids=["lwl_stage2", "lwl_boxinit", "sta", "rts50", "rts50_concat", "rts50_boxinit"],
+)
+def test_published_segmentation_networks_convert(tmp_path, name, file, fun_name, more, extra, zip_format):
+    build, default = segmentation_network(name)
+    kwds = SEGMENTATION_KWDS | more
+    config = segmentation_config_from_constructor(type(default), fun_name, kwds)
+    torch.manual_seed(4)
+    path, out = tmp_path / file, tmp_path / "out.safetensors"
+    net = published(path, name, fun_name, kwds, zip_format=zip_format, net=build(config), extra=extra)
+    header = convert(path, out, validate=published_header(None), name=name)
+    assert (header.family, header.preset, header.source_file) == ("segmentation", name, file)
+    assert type(config)(**header.config) == config
+    kept, state = load_weights(out).tensors, net.state_dict()
+    assert set(kept) == set(state), "not the parts that no network here has"
+    assert all(torch.equal(kept[key], value) for key, value in state.items())
+    for given in (path, out):
+        tensors, found = read_network(given, default)
+        assert found == config
+        assert set(tensors) == set(state)
+    for other in ("lwl_stage2", "lwl_boxinit", "sta", "rts50"):
+        if other != name:
+            with pytest.raises(ks.WeightsError):
+                convert(path, tmp_path / "wrong.safetensors", validate=published_header(None), name=other)
+
+
 def lite_matcher(folder, header: bool = True):
     """As training writes it: without a backbone."""
     torch.manual_seed(3)
@@ -446,3 +500,12 @@ def test_small_networks_suit_one_thread():
     names = ("dimp-lite", "atom-lite", "keeptrack-lite")
     assert all(load(name, weights="random", device="cpu").suits_one_thread for name in names)
     assert not tiny_dimp().suits_one_thread
+
+
+def test_rts50_ytvos_has_its_own_weights_or_else_rts50s(monkeypatch, tmp_path):
+    monkeypatch.setenv("KEEPSIGHT_WEIGHTS", str(tmp_path))
+    (tmp_path / "rts50.pth").write_bytes(b"x")
+    assert [f.name for f in weights_files("rts50_ytvos")] == ["rts50.pth"]
+    (tmp_path / "rts50_ytvos.safetensors").write_bytes(b"x")
+    assert [f.name for f in weights_files("rts50_ytvos")] == ["rts50_ytvos.safetensors"]
+    assert [f.name for f in weights_files("rts50")] == ["rts50.pth"]

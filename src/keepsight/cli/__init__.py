@@ -31,13 +31,18 @@ class Track:
 
     keepsight track clip.mp4 --box 320,180,60,90 --save tracked.mp4 --save-boxes boxes.csv
 
-    Without --save, --save-boxes or --save-densities the boxes go to standard output as CSV. Ctrl-C finishes the files.
+    keepsight track clip.mp4 --mask first.png --tracker rts-lite --save-masks masks/
+
+    Without a --save.. option the boxes go to standard output as CSV. Ctrl-C finishes the files.
     """
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """Video file, folder or quoted glob of images, camera index (0), RTSP or HTTP address."""
     box: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="X,Y,W,H")] = ()
     """The object in the first frame: top-left corner, width, height in pixels. Repeat it for more objects."""
+    mask: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
+    """Picture of the object in the first frame, or of several: an indexed PNG with their numbers. Repeat it for more pictures;
+    objects given by boxes come first. Trackers of boxes take the box around a mask."""
     tracker: Annotated[str, arg(metavar="NAME")] = "dimp-lite"
     """Tracker, or a weights file that says which tracker it is for."""
     weights: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
@@ -56,6 +61,8 @@ class Track:
     save_boxes: Annotated[str | None, arg(metavar="FILE")] = None
     """Boxes: .csv (all fields), .json (all fields, and a KeepTrack tracker's candidates), .txt (x,y,w,h; with several objects one
     file each)."""
+    save_masks: Annotated[str | None, arg(metavar="PATH")] = None
+    """Masks, from trackers that make them: a folder for one indexed PNG per frame, or a .json file of COCO run lengths."""
     save_densities: Annotated[str | None, arg(metavar="DIR")] = None
     """Predicted densities of PrDiMP trackers, for each frame one .npz and one picture."""
     seed: Annotated[int, arg(metavar="S")] = 0
@@ -201,6 +208,45 @@ class Data:
 
     def run(self) -> int:
         return self.action.run()
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Make masks of a data set's boxes: annotations that RTS is trained on. Needs the weights sta.
+
+    keepsight masks got10k:vot_train --data-root /data --out /data/got10k_masks
+
+    keepsight masks lasot:train --data-root /data --out /data/lasot_masks
+
+    One grey PNG (0 and 1) for each frame, OUT/SEQUENCE/00000001.png, and on; none where the target is absent. Stopped, or
+    killed? The same command goes on.
+    """
+
+    sequences: Annotated[Positional[str], arg(metavar="SEQUENCES")]
+    """Data set, for training or evaluation (`keepsight data list`), or a folder of your own sequences."""
+    out: Annotated[str, arg(metavar="DIR")]
+    """Folder to write; made if absent."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """Weights of the network, or 'random' (tests); default: those called sta."""
+    data_root: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of the data set, or the folder that holds it."""
+    only: Annotated[str, arg(metavar="GLOB")] = "*"
+    """Only the sequences whose names match, e.g. 'car*'."""
+    step: Annotated[int | None, arg(metavar="N")] = None
+    """Every N-th frame; default: 5 for LaSOT, as RTS is trained, else 1."""
+    most: Annotated[int | None, arg(metavar="N")] = None
+    """Of the first N frames; default: 1000 for LaSOT, else all."""
+    device: Annotated[str, arg(metavar="D")] = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    overwrite: bool = False
+    """Make masks again that are there; needed where those were made with other weights."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        from .masks import masks
+
+        return masks(self)
 
 
 @dataclass(frozen=True)
@@ -530,6 +576,7 @@ Command = (
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Weights, subcommand("weights")]
     | Annotated[Data, subcommand("data")]
+    | Annotated[Masks, subcommand("masks")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Calibrate, subcommand("calibrate")]

@@ -18,23 +18,29 @@ from ..online.state import Result, Status
 
 if TYPE_CHECKING:
     from ..trackers.base import Tracker
-    from ..video import BoxWriter, Frame, FrameSource, VideoWriter
+    from ..video import BoxWriter, Frame, FrameSource, MaskWriter, VideoWriter
     from . import Track
 
 
 class Outputs:
     """Everything that is written while tracking; as a context manager it finishes the files."""
 
-    def __init__(self, command: Track, frames: FrameSource, tracker: Tracker[Any]) -> None:
-        """Raises :class:`InputError` for something to be written that this tracker does not give."""
+    def __init__(self, command: Track, frames: FrameSource, tracker: Tracker[Any], numbers: Sequence[int]) -> None:
+        """``numbers``: of the objects, in pictures of masks.
+
+        Raises :class:`InputError` for something to be written that this tracker does not give.
+        """
         _check_candidates(command, tracker)
-        self._command, self._frames, self._tracker = command, frames, tracker
+        if command.save_masks is not None and not tracker.gives_masks:
+            tracker.probabilities()  # its own error
+        self._command, self._frames, self._tracker, self._numbers = command, frames, tracker, tuple(numbers)
         self._stack = ExitStack()
         self.video: VideoWriter | None = None
         self.boxes: BoxWriter | None = None
+        self.masks: MaskWriter | None = None
         self.rows: Any = None
         self.densities: Path | None = None
-        self.labels = ["target"] if len(command.box) == 1 else None
+        self.labels = ["target"] if len(numbers) == 1 else None
 
     @property
     def has_probability(self) -> bool:
@@ -47,20 +53,23 @@ class Outputs:
         return self.rows is not None and sys.stdout.isatty()
 
     def __enter__(self) -> Outputs:
-        from ..video import BOX_COLUMNS, BoxWriter, VideoWriter
+        from ..video import BOX_COLUMNS, BoxWriter, MaskWriter, VideoWriter
 
         command = self._command
+        about = {"source": self._frames.name, "size": list(self._frames.size), "fps": self._frames.fps}
+        about |= {"tracker": self._tracker.name, "seed": command.seed, "keepsight": __version__}
         with ExitStack() as stack:
             if command.save_densities is not None:
                 self.densities = make_folder(command.save_densities)
             if command.save is not None:
                 self.video = stack.enter_context(VideoWriter(command.save, fps=self._frames.fps))
+            if command.save_masks is not None:
+                self.masks = stack.enter_context(MaskWriter(command.save_masks, self._numbers, about))
+                about = about | {"masks": command.save_masks, "object_ids": list(self._numbers)}
             if command.save_boxes is not None:
-                about = {"source": self._frames.name, "size": list(self._frames.size), "fps": self._frames.fps}
-                about |= {"tracker": self._tracker.name, "seed": command.seed, "keepsight": __version__}
                 fields = {"probability": self.has_probability, "candidates": self._tracker.follows_candidates}
-                self.boxes = stack.enter_context(BoxWriter(command.save_boxes, len(command.box), about, **fields))
-            if not (command.save or command.save_boxes or command.save_densities):
+                self.boxes = stack.enter_context(BoxWriter(command.save_boxes, len(self._numbers), about, **fields))
+            if not (command.save or command.save_boxes or command.save_masks or command.save_densities):
                 self.rows = csv.writer(sys.stdout, lineterminator="\n")
                 self.rows.writerow([*BOX_COLUMNS, *(["presence_probability"] if self.has_probability else [])])
             self._stack = stack.pop_all()
@@ -70,14 +79,16 @@ class Outputs:
         self._stack.__exit__(kind, error, trace)
 
     def write_first(self, frame: Frame, boxes: Sequence[Box]) -> None:
-        """The given boxes, in the frame they were given for."""
+        """What was given, in its frame; of a tracker of masks, the masks that it begins with."""
         for i, box in enumerate(boxes):
             if self.boxes is not None:
                 self.boxes.write_init(frame.index, i, box)
             if self.rows is not None:
                 more = [1.0] if self.has_probability else []
                 self.rows.writerow([frame.index, i, *box, "", 1.0, "given", "given", True, "first frame", "", *more])
-        self._draw(frame, [given(box) for box in boxes])
+        has_masks = self._tracker.gives_masks and (self.masks is not None or self.video is not None)
+        masks = [p > 0.5 for p in self._tracker.probabilities()] if has_masks else [None] * len(boxes)
+        self._show(frame, [given(box, mask) for box, mask in zip(boxes, masks, strict=True)])
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """One frame with its results."""
@@ -92,9 +103,11 @@ class Outputs:
             sys.stdout.flush()
         if self.densities is not None:
             _save_densities(self.densities, frame, self._tracker)
-        self._draw(frame, results)
+        self._show(frame, results)
 
-    def _draw(self, frame: Frame, results: Sequence[Result]) -> None:
+    def _show(self, frame: Frame, results: Sequence[Result]) -> None:
+        if self.masks is not None:
+            self.masks.write(frame.index, results, name=frame.name)
         if self.video is not None:
             from ..draw import draw_results
 
@@ -105,6 +118,7 @@ class Outputs:
         """Files and folders that hold results; right after closing too."""
         paths = [self.video.file] if self.video is not None and self.video.frames else []
         paths += list(self.boxes.paths) if self.boxes is not None else []
+        paths += [self.masks.path] if self.masks is not None else []
         return paths + ([self.densities] if self.densities is not None else [])
 
 
@@ -122,9 +136,9 @@ def _check_candidates(command: Track, tracker: Tracker[Any]) -> None:
         )
 
 
-def given(box: Box) -> Result:
-    """The first frame's box as a result, for drawing."""
-    return Result(box, box, 1.0, 1.0, Status.FOUND, "given", True, "first frame", 0.0)
+def given(box: Box, mask: np.ndarray | None = None) -> Result:
+    """The first frame's box and mask as a result, for drawing."""
+    return Result(box, box, 1.0, 1.0, Status.FOUND, "given", True, "first frame", 0.0, mask)
 
 
 def make_folder(path: str) -> Path:

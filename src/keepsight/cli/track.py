@@ -9,7 +9,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..boxes import Box
 from ..errors import InputError
@@ -29,16 +32,15 @@ def track(command: Track) -> int:
     from ..trackers.registry import load
     from ..video import open_source
 
-    boxes = [parse_box(text) for text in command.box]
-    if not boxes:
-        raise InputError("--box is missing; say where the object is in the first frame: --box x,y,w,h")
+    starts = read_starts(command.box, command.mask)
     if command.latest and command.every_frame:
         raise InputError("--latest and --every-frame exclude each other; give one")
-    for option, path in (("--save", command.save), ("--save-boxes", command.save_boxes)):
+    outputs_of = ("save", "save_boxes", "save_masks", "save_densities")
+    for option, path in ((f"--{name.replace('_', '-')}", getattr(command, name)) for name in outputs_of):
         if path is not None and _same_file(path, command.source):
             raise InputError(f"{option} {path} is the source itself; give another name")
     signals = StopSignals()
-    tally = _Tally(len(boxes))
+    tally = _Tally(len(starts))
     outputs = None
     with signals:
         try:
@@ -62,9 +64,10 @@ def track(command: Track) -> int:
                     if command.save_densities is not None and not tracker.predicts_densities:
                         tracker.densities()  # its own error, before the first frame
                     first = next(frames)
-                    tracker.init(first.image, boxes=boxes)
-                outputs = stack.enter_context(Outputs(command, frames, tracker))
-                outputs.write_first(first, boxes)
+                    _check_sizes(starts, *first.image.shape[:2])
+                    tracker.init(first.image, boxes=[s.box for s in starts], masks=[s.mask for s in starts])
+                outputs = stack.enter_context(Outputs(command, frames, tracker, [s.number for s in starts]))
+                outputs.write_first(first, [s.box for s in starts])
                 progress = stack.enter_context(Progress(frames.expected, bar=not outputs.owns_terminal))
                 _follow(command, tracker, frames, outputs, signals, tally, progress)
         except Stopped as stop:
@@ -117,6 +120,55 @@ def _results(command: Track, tracker: Tracker[Any], frame: Frame, tally: _Tally)
             raise InputError(f"frame {frame.index}: {error} ({hint})") from None
         tally.passed_over.append((frame.index, str(error)))
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """One object as it was given."""
+
+    box: Box
+    number: int
+    """In pictures of masks."""
+    mask: np.ndarray | None = None
+    """(H, W) bool, ..."""
+    file: str = ""
+    """... and where it stands."""
+
+
+def read_starts(boxes: Sequence[str], masks: Sequence[str]) -> list[Start]:
+    """The objects of ``--box`` and ``--mask``: numbered from 1, or as in the picture if there is nothing but one picture.
+
+    Raises :class:`InputError` and :class:`VideoError` that name what cannot be used.
+    """
+    from ..datasets.masks import VOID, read_mask
+    from ..online.masks import tight_box
+
+    starts = [Start(parse_box(text), i) for i, text in enumerate(boxes, 1)]
+    keeps = not boxes and len(masks) == 1
+    for file in masks:
+        ids = read_mask(Path(file).expanduser())  # (H, W)
+        numbers = [int(n) for n in np.unique(ids) if n not in (0, VOID)]
+        if not numbers:
+            raise InputError(f"--mask {file}: no pixel belongs to an object; paint the object with a number above 0")
+        for number in numbers:
+            box = tight_box(ids == number)
+            assert box is not None  # for the type checker
+            starts.append(Start(box, number if keeps else len(starts) + 1, ids == number, file))
+    if not starts:
+        raise InputError(
+            "--box is missing; say where the object is in the first frame: --box x,y,w,h, or --mask FILE.png"
+        )
+    return starts
+
+
+def _check_sizes(starts: Sequence[Start], height: int, width: int) -> None:
+    for start in starts:
+        if start.mask is not None and start.mask.shape != (height, width):
+            rows, columns = start.mask.shape
+            raise InputError(
+                f"--mask {start.file} has {columns}×{rows} pixels, the first frame has {width}×{height}; give a mask of the "
+                "frame's size"
+            )
 
 
 def parse_box(text: str) -> Box:

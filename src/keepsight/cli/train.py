@@ -32,10 +32,13 @@ def train(command: Train) -> int:
         find_recipe,
         override,
         recipe_names,
+        rts_lite_recipe_names,
+        segmentation_recipe_names,
     )
 
     if command.recipe == LIST:
-        for name in (*recipe_names(), *association_recipe_names()):
+        kinds = (recipe_names, association_recipe_names, segmentation_recipe_names, rts_lite_recipe_names)
+        for name in (n for names in kinds for n in names()):
             say(name)
         return 0
     recipe = find_recipe(command.recipe)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..regions import decode_runs
+from ..regions import decode_runs, encode_runs
 from .json_scan import read_value
 from .sequence import Masks
 
@@ -78,6 +78,23 @@ def _decode_rle(rle: dict[str, Any], width: int, height: int) -> Bits:
     if (columns, rows) != (width, height):
         raise InputError(f"run lengths are for {columns} x {rows} pixels, the image has {width} x {height}")
     return decode_runs(runs, width=rows, height=columns).T  # columns first
+
+
+def encode_segmentation(mask: Bits) -> dict[str, Any]:
+    """(H, W) bool -> ``{"size": [H, W], "counts": ..}`` with the compressed string, as COCO's tools read and write it."""
+    return {"size": list(mask.shape), "counts": compress(encode_runs(mask.T))}
+
+
+def compress(runs: SequenceOf[int]) -> str:
+    """Inverse of :func:`uncompress`."""
+    text = bytearray()
+    for k, run in enumerate(runs):
+        value = run - runs[k - 2] if k > 2 else run
+        while not -16 <= value < 16:
+            text.append(48 + (value & 31) + 32)
+            value >>= 5
+        text.append(48 + (value & 31))
+    return text.decode("ascii")
 
 
 def uncompress(counts: str) -> list[int]:

@@ -126,7 +126,7 @@ def _indices_of_colours(pixels: Ids, path: str | Path) -> Ids:
     weights = np.array([1 << 16, 1 << 8, 1])
     codes = davis_palette().astype(np.int64) @ weights  # (256,)
     order = np.argsort(codes)
-    wanted = pixels.astype(np.int64) @ weights  # (H, W)
+    wanted = np.where(pixels == 191, 192, pixels).astype(np.int64) @ weights  # (H, W); see tracker_palette
     found = order[np.searchsorted(codes[order], wanted).clip(max=255)]
     if (codes[found] != wanted).any():
         y, x = np.argwhere(codes[found] != wanted)[0]
@@ -148,12 +148,33 @@ def davis_palette() -> Ids:
     return colours.astype(np.uint8)
 
 
-def save_indexed_png(path: str | Path, ids: np.ndarray) -> None:
-    """Write object ids (H, W), 0..255, as an indexed PNG with the DAVIS palette: what the benchmarks' servers read.
+def tracker_palette() -> Ids:
+    """(256, 3) RGB that the published trackers of masks write: 22 of DAVIS's colours, in which 192 became 191, then greys.
 
-    The file appears whole or not at all; its folder is made. Raises :class:`InputError` for ids that do not fit and
-    :class:`VideoError` if it cannot be written.
+    spec/keeptrack-rts-lwl.md §12.
     """
+    colours = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)  # (256, 3)
+    colours[:22] = davis_palette()[:22]
+    colours[colours == 192] = 191
+    colours[192] = 192  # a grey, which stays
+    return colours
+
+
+def save_indexed_png(path: str | Path, ids: np.ndarray, palette: Ids | None = None) -> None:
+    """Write object ids (H, W), 0..255, as an indexed PNG: what the benchmarks' servers read.
+
+    ``palette``: (256, 3) RGB; None: :func:`davis_palette`. The file appears whole or not at all; its folder is made. Raises
+    :class:`InputError` for ids that do not fit and :class:`VideoError` if it cannot be written.
+    """
+    _save_png(path, ids, davis_palette() if palette is None else palette)
+
+
+def save_grey_png(path: str | Path, ids: np.ndarray) -> None:
+    """As :func:`save_indexed_png`, with grey pixels of the ids' values, for readers that take a colour channel for the id."""
+    _save_png(path, ids, None)
+
+
+def _save_png(path: str | Path, ids: np.ndarray, palette: Ids | None) -> None:
     from PIL import Image
 
     path, ids = Path(path), np.asarray(ids)
@@ -162,7 +183,8 @@ def save_indexed_png(path: str | Path, ids: np.ndarray) -> None:
     if ids.min() < 0 or ids.max() > 255:
         raise InputError(f"ids for {path} go from {ids.min()} to {ids.max()}; a PNG palette holds 0..255")
     picture = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
-    picture.putpalette(davis_palette().tobytes(), "RGB")  # grey becomes indexed, values stay
+    if palette is not None:
+        picture.putpalette(palette.tobytes(), "RGB")  # grey becomes indexed, values stay
     png = io.BytesIO()
     picture.save(png, format="PNG")
     write_atomically(path, png.getvalue())

@@ -10,6 +10,8 @@ Example::
 ``got10k:train``, ``:vot_train``, ``:vot_val``, ``:train_without_vot``  without VOT's videos, by list files
 ``trackingnet:train``, ``:train_0``, ``:train_0-3``, ``:train_0,4,7``  the parts named
 ``youtubevos2018:train``, ``youtubevos2019:train``, ``davis2017:train``  one element per object, with masks
+``segtrackv2``                                                         one element per object, with masks
+``lasot_masks:train``, ``got10k_masks:vot_train``                      boxes, and masks made of them
 ``coco:train2014``, ``coco:train2017``, ``lvis:train``                 images, boxes and masks
 ``imagenet_vid:train``, ``imagenet_det:train``, ``youtube_bb:train``   boxes
 ``msra10k``, ``ecssd``, ``hku_is``                                     images, one mask each
@@ -39,6 +41,7 @@ from .training_entry import TrainingEntry
 
 _MODULES = (
     "training_videos",
+    "pseudo_masks",
     "coco",
     "lvis",
     "imagenet",

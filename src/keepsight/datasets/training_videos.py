@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, KeepsightError
-from . import davis, folder, got10k, lasot, trackingnet, youtube_vos
+from . import davis, folder, got10k, lasot, segtrack, trackingnet, youtube_vos
 from .cache import folder_times, kept
 from .catalog import Entry
 from .davis import OneObject, boxes_of_objects
@@ -168,6 +168,10 @@ def open_trackingnet(root: Path, split: str) -> Videos:
     return Videos(f"trackingnet:{split}", found, Counter({"part not there": len(absent)}))
 
 
+def open_segtrack(root: Path, split: str) -> Videos:
+    return Videos("segtrackv2", segtrack.read_segtrack(root), Counter())
+
+
 def open_folder(root: Path, path: str) -> Videos:
     """``path`` may be relative to ``root``; empty: the root itself."""
     place = root / Path(path).expanduser()
@@ -270,5 +274,6 @@ TRAINING = (
         for year, entry in zip((2018, 2019), youtube_vos.ENTRIES, strict=True)
     ),
     _like(davis.ENTRIES[1], partial(_open_davis, 2017), ("train", "val")),
+    _like(segtrack.ENTRIES[0], open_segtrack, ("",)),
     _like(folder.ENTRIES[0], open_folder, ("",), takes_path=True),
 )

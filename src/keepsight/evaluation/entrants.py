@@ -71,15 +71,27 @@ class Entrant(ABC):
     deterministic: bool = False
     """Equal input gives equal output, whatever the seed: one repetition tells everything."""
     gives_masks: bool = False
-    """``update`` answers with masks, and ``init`` takes one."""
+    """It answers with masks, and ``begin``, ``join`` and ``follow`` are there."""
 
     @abstractmethod
-    def init(self, frame: np.ndarray, box: Box, mask: np.ndarray | None = None, *, seed: int = 0) -> float | None:
+    def init(self, frame: np.ndarray, box: Box, *, seed: int = 0) -> float | None:
         """Begin with the target's ``box`` in ``frame``, RGB uint8 (H, W, 3); seconds if it knows better than the caller."""
 
     @abstractmethod
     def update(self, frame: np.ndarray) -> Answer:
         """The target in the next frame."""
+
+    def begin(self, frame: np.ndarray, boxes: Sequence[Box], masks: Sequence[np.ndarray], *, seed: int = 0) -> None:
+        """Begin with several objects by their boxes and their masks (H, W) bool."""
+        raise InputError(f"{self.name} answers with boxes only")
+
+    def join(self, frame: np.ndarray, boxes: Sequence[Box], masks: Sequence[np.ndarray]) -> None:
+        """More objects, in the frame that was shown last."""
+        raise InputError(f"{self.name} answers with boxes only")
+
+    def follow(self, frame: np.ndarray) -> list[Answer]:
+        """Every object in the next frame, in the order in which they came."""
+        raise InputError(f"{self.name} answers with boxes only")
 
     def close(self) -> None:  # noqa: B027
         """Let go of other processes; the entrant may be started again."""
@@ -124,7 +136,7 @@ class EntrantSpec:
     def describe(self) -> Description:
         """Checks that the tracker can be had, as cheaply as that goes; raises what :meth:`open` raises."""
         if self.kind == "own":
-            return Description(False, _own_identity(self))
+            return Description(False, _own_identity(self), _own_gives_masks(self))
         entrant = RemoteEntrant(self) if self.python else GuestEntrant(self)
         try:
             return entrant.describe()
@@ -212,17 +224,39 @@ class OwnEntrant(Entrant):
 
         self.name = spec.name
         self._tracker = load(spec.target, weights=spec.weights, device=device, seed=seed)
+        self.gives_masks = self._tracker.gives_masks
 
-    def init(self, frame: np.ndarray, box: Box, mask: np.ndarray | None = None, *, seed: int = 0) -> None:
-        self._tracker.reset()
-        self._tracker.seed = seed
+    def init(self, frame: np.ndarray, box: Box, *, seed: int = 0) -> None:
+        self._fresh(seed)
         self._tracker.init(frame, box=box)
 
     def update(self, frame: np.ndarray) -> Answer:
-        result = self._tracker.update(frame)
+        return self.follow(frame)[0]
+
+    def begin(self, frame: np.ndarray, boxes: Sequence[Box], masks: Sequence[np.ndarray], *, seed: int = 0) -> None:
+        self._fresh(seed)
+        self._tracker.init(frame, boxes=boxes, masks=masks)
+
+    def join(self, frame: np.ndarray, boxes: Sequence[Box], masks: Sequence[np.ndarray]) -> None:
+        self._tracker.add(frame, boxes=boxes, masks=masks)
+
+    def follow(self, frame: np.ndarray) -> list[Answer]:
         # The unclipped box is what the published trackers write to their result files.
-        x, y, w, h = result.box_unclipped
-        return Answer((x, y, w, h), result.presence, result.status.value == "lost", result.mask)
+        return [
+            Answer(r.box_unclipped, r.presence, r.status.value == "lost", r.mask)
+            for r in self._tracker.update_all(frame)
+        ]
+
+    def _fresh(self, seed: int) -> None:
+        self._tracker.reset()
+        self._tracker.seed = seed
+
+
+def _own_gives_masks(spec: EntrantSpec) -> bool:
+    from ..trackers import registry
+
+    known = spec.target in registry.tracker_names()
+    return registry.gives_masks(spec.target if known else registry.tracker_of_weights(Path(spec.target).expanduser()))
 
 
 def _own_identity(spec: EntrantSpec) -> dict[str, str]:
@@ -284,7 +318,7 @@ class GuestEntrant(Entrant):
     def describe(self) -> Description:
         return Description(self._guest.deterministic, self._guest.identity)
 
-    def init(self, frame: np.ndarray, box: Box, mask: np.ndarray | None = None, *, seed: int = 0) -> None:
+    def init(self, frame: np.ndarray, box: Box, *, seed: int = 0) -> None:
         try:
             with redirect_stdout(sys.stderr):
                 self._guest.init(frame, box, seed)
@@ -326,7 +360,7 @@ class RemoteEntrant(Entrant):
         said = self._ensure()
         return Description(said["deterministic"], said["identity"])
 
-    def init(self, frame: np.ndarray, box: Box, mask: np.ndarray | None = None, *, seed: int = 0) -> float:
+    def init(self, frame: np.ndarray, box: Box, *, seed: int = 0) -> float:
         self._ensure()
         return float(self._ask({"do": "init", "box": [float(v) for v in box], "seed": seed}, frame)["seconds"])
 

@@ -70,7 +70,7 @@ def run_supervised(
     height, width = sequence.frames[0].shape[:2]
 
     def start(i: int, _: Region) -> None:
-        rows.seconds[i] = _started(entrant, sequence.frames[i], _box_at(sequence, i), None, seed)
+        rows.seconds[i] = _started(entrant, sequence.frames[i], _box_at(sequence, i), seed)
 
     def track(i: int) -> Region:
         answer, seconds = _timed(entrant, sequence.frames[i])
@@ -145,51 +145,88 @@ class MaskArrays(Masks):
 def check_gives_masks(entrant: Entrant, sequence: Sequence) -> None:
     """Raises :class:`InputError` if the tracker cannot take part in a ``vos`` benchmark."""
     if not entrant.gives_masks:
-        raise InputError(
-            f"{sequence.dataset} is scored by masks, and {entrant.name} answers with boxes only; no tracker of this version "
-            "gives masks. Boxes around the masks can be scored: --protocol ope --rule pytracking"
-        )
+        raise InputError(boxes_only(sequence.dataset, entrant.name))
+
+
+def boxes_only(dataset: str, names: str) -> str:
+    """What to say of trackers that a data set with masks cannot take."""
+    return (
+        f"{dataset} is scored by masks, and {names} answers with boxes only; take a tracker of masks, such as rts-lite. Boxes "
+        "around the masks can be scored: --protocol ope --rule pytracking"
+    )
 
 
 def run_vos(entrant: Entrant, sequence: Sequence, *, seed: int = 0) -> Run:
-    """Every object of ``sequence`` tracked by itself from its first mask on; where two claim a pixel, the smaller id has it.
+    """All objects of ``sequence`` at once, each from its first mask on (spec/keeptrack-rts-lwl.md §6.4, 11).
 
-    ``boxes`` are those of the first object. Raises :class:`InputError` for trackers without masks.
+    A new object has all pixels of its first mask; afterwards the tracker says whose a pixel is, and where it says so twice, the
+    object that came first has it. ``boxes`` are those of the first object. Raises :class:`InputError` for trackers without masks.
     """
     check_gives_masks(entrant, sequence)
-    annotation = sequence.annotation
-    if annotation.masks is None or not annotation.objects:
+    annotation, count = sequence.annotation, len(sequence)
+    masks = annotation.masks
+    if masks is None or not annotation.objects:
         raise InputError(f"{sequence.dataset}/{sequence.name} has no masks to start from; choose another protocol")
-    merged: list[np.ndarray] = []
-    seconds, boxes = np.zeros(len(sequence)), np.full((len(sequence), 4), np.nan)
+    starts: dict[int, list[int]] = {}  # frame -> objects that start there
     for number in annotation.objects:
-        start = annotation.first_seen.get(number, 0)
-        ids = annotation.masks[start]
-        if ids is None:
-            raise InputError(f"{sequence.dataset}/{sequence.name}: object {number} has no mask in frame {start}")
-        merged = merged or [np.zeros_like(ids) for _ in range(len(sequence))]
-        for i, answer, spent in _object_answers(entrant, sequence, start, ids == number, seed):
-            seconds[i] += spent
+        if number in annotation.first_seen or not annotation.first_seen:  # else it has no pixel in any frame
+            starts.setdefault(annotation.first_seen.get(number, 0), []).append(number)
+    there: list[int] = []
+    merged: list[np.ndarray | None] = [None] * count
+    seconds, boxes = np.zeros(count), np.full((count, 4), np.nan)
+    for i in range(min(starts), count):
+        frame = sequence.frames[i]
+        begin = time.perf_counter()
+        answers = entrant.follow(frame) if there else []
+        seconds[i] = time.perf_counter() - begin
+        ids = _merge(answers, there, frame.shape[:2], f"{entrant.name} in frame {i} of {sequence.name}")
+        for number, answer in zip(there, answers, strict=True):
             if number == annotation.objects[0]:
                 boxes[i] = answer.box
-            if answer.mask is None or answer.mask.shape != ids.shape:
-                raise InputError(f"{entrant.name} gave no mask of shape {ids.shape} in frame {i} of {sequence.name}")
-            merged[i][answer.mask.astype(bool) & (merged[i] == 0)] = number
-    return Run(boxes=boxes, seconds=seconds, masks=MaskArrays(merged))
+        new = starts.get(i, [])
+        if new:
+            given = masks[i]
+            if given is None or given.shape != ids.shape:
+                raise InputError(
+                    f"{sequence.dataset}/{sequence.name}: objects {new} have no mask of the frame's size in frame {i}"
+                )
+            own = [np.asarray(given == number) for number in new]
+            start = [_meta_box(mask, f"{sequence.dataset}/{sequence.name}, frame {i}") for mask in own]
+            begin = time.perf_counter()
+            entrant.join(frame, start, own) if there else entrant.begin(frame, start, own, seed=seed)
+            seconds[i] += time.perf_counter() - begin
+            for number, mask, box in zip(new, own, start, strict=True):
+                ids[mask] = number
+                if number == annotation.objects[0]:
+                    boxes[i] = box
+            there += new
+        merged[i] = ids
+    shape = next(ids.shape for ids in merged if ids is not None)
+    return Run(
+        boxes=boxes,
+        seconds=seconds,
+        masks=MaskArrays(np.zeros(shape, np.uint8) if ids is None else ids for ids in merged),
+    )
 
 
-def _object_answers(
-    entrant: Entrant, sequence: Sequence, start: int, mask: np.ndarray, seed: int
-) -> Iterable[tuple[int, Answer, float]]:
+def _merge(answers: Iterable[Answer], numbers: Iterable[int], shape: tuple[int, ...], who: str) -> np.ndarray:
+    """Object ids (H, W) uint8."""
+    ids = np.zeros(shape, np.uint8)
+    for number, answer in zip(numbers, answers, strict=True):
+        if answer.mask is None or answer.mask.shape != ids.shape:
+            raise InputError(f"no mask of shape {ids.shape} from {who}")
+        ids[answer.mask.astype(bool) & (ids == 0)] = number
+    return ids
+
+
+def _meta_box(mask: np.ndarray, where: str) -> Box:
+    """The box that the published evaluation starts an object with: quirk Q15, a pixel less wide and high than its mask."""
     from ..datasets.masks import boxes_of_mask
 
-    box = boxes_of_mask(mask)
-    if np.isnan(box).any():
-        raise InputError(f"{sequence.dataset}/{sequence.name}: an object's mask in frame {start} is empty")
-    yield start, Answer(box, mask=mask), _started(entrant, sequence.frames[start], box, mask, seed)
-    for i in range(start + 1, len(sequence)):
-        answer, spent = _timed(entrant, sequence.frames[i])
-        yield i, answer, spent
+    x, y, w, h = boxes_of_mask(mask)
+    if np.isnan(w):
+        raise InputError(f"{where}: an object's mask is empty")
+    return x, y, max(w - 1, 1.0), max(h - 1, 1.0)
 
 
 # --- common -------------------------------------------------------------------------------------------------------------
@@ -224,16 +261,16 @@ class _Rows:
 def _follow(entrant: Entrant, sequence: Sequence, order: range, box: Box, seed: int) -> Run:
     rows = _Rows(len(order))
     rows.boxes[0] = box
-    rows.seconds[0] = _started(entrant, sequence.frames[order[0]], box, None, seed)
+    rows.seconds[0] = _started(entrant, sequence.frames[order[0]], box, seed)
     for row, i in enumerate(order[1:], 1):
         answer, seconds = _timed(entrant, sequence.frames[i])
         rows.add(row, answer, seconds)
     return rows.run()
 
 
-def _started(entrant: Entrant, frame: np.ndarray, box: Box, mask: np.ndarray | None, seed: int) -> float:
+def _started(entrant: Entrant, frame: np.ndarray, box: Box, seed: int) -> float:
     begin = time.perf_counter()
-    own = entrant.init(frame, box, mask, seed=seed)
+    own = entrant.init(frame, box, seed=seed)
     return time.perf_counter() - begin if own is None else own
 
 

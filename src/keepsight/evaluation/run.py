@@ -38,6 +38,7 @@ from .protocols import (
     REPETITIONS,
     anchor_frames,
     anchors,
+    boxes_only,
     first_frames,
     run_anchor,
     run_longterm,
@@ -293,12 +294,9 @@ def _default_processes(devices: tuple[str, ...]) -> int:
 
 
 def _check_masks(protocol: str, dataset: DatasetLike, about: Mapping[str, Description]) -> None:
-    boxes_only = [name for name, said in about.items() if not said.gives_masks]
-    if protocol == "vos" and boxes_only:
-        raise InputError(
-            f"{dataset.name} is scored by masks, and {', '.join(boxes_only)} answers with boxes only; no tracker of this "
-            "version gives masks. Boxes around the first object's masks can be scored: --protocol ope --rule pytracking"
-        )
+    without = [name for name, said in about.items() if not said.gives_masks]
+    if protocol == "vos" and without:
+        raise InputError(boxes_only(dataset.name, ", ".join(without)))
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------------

@@ -256,6 +256,8 @@ class ResultStore:
             run = self.read(key)
         except ResultsError:
             return False
+        if key.protocol == "vos" and run.masks is None:
+            return False
         return len(run.boxes) == frames and (start is None or tuple(run.boxes[0]) == start)
 
     def discard(self, key: Key) -> None:

@@ -13,9 +13,8 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -30,6 +29,8 @@ from ..video import read_image
 
 Protocol: TypeAlias = Literal["trax", "python"]
 BoxTuple: TypeAlias = tuple[float, float, float, float]
+State: TypeAlias = BoxTuple | np.ndarray
+"""x, y, w, h, or a mask (H, W) uint8."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -37,33 +38,38 @@ BoxTuple: TypeAlias = tuple[float, float, float, float]
 
 
 class Targets:
-    """Several targets that may start at different frames: one tracker for those that start together.
+    """A tracker whose targets may start at different frames."""
 
-    ``make`` loads a tracker; the first one is loaded at once, so that whoever waits for an answer waits for tracking only.
-    """
+    def __init__(self, tracker: Tracker[Any]) -> None:
+        self.tracker = tracker
 
-    def __init__(self, make: Callable[[], Tracker[Any]]) -> None:
-        self._make = make
-        self._trackers = [make()]
-        self._used = 0  # trackers that follow something now; the others are kept for the next session
+    def start(self, frame: np.ndarray, regions: Sequence[Region]) -> None:
+        """Forget all targets and begin with those of ``regions``."""
+        self.tracker.reset()
+        self.join(frame, regions)
 
-    def start(self, frame: np.ndarray, boxes: Sequence[BoxTuple]) -> None:
-        """Forget all targets and begin with ``boxes``."""
-        self._used = 0
-        self.join(frame, boxes)
-
-    def join(self, frame: np.ndarray, boxes: Sequence[BoxTuple]) -> None:
-        """More targets from this frame on, possibly none; they come after the earlier ones."""
-        if not boxes:
+    def join(self, frame: np.ndarray, regions: Sequence[Region]) -> None:
+        """More targets from this frame on, possibly none; they come after the earlier ones. Masks stay masks where they can."""
+        if not regions:
             return
-        if self._used == len(self._trackers):
-            self._trackers.append(self._make())
-        self._trackers[self._used].init(frame, boxes=boxes)
-        self._used += 1
+        boxes = [start_box(region) for region in regions]
+        masks = [_pixels(r, frame) if self.tracker.gives_masks and isinstance(r, Mask) else None for r in regions]
+        (self.tracker.add if self.tracker.target_count else self.tracker.init)(frame, boxes=boxes, masks=masks)
 
     def update(self, frame: np.ndarray) -> list[Result]:
         """Every target in the next frame, in the order in which they came."""
-        return [result for tracker in self._trackers[: self._used] for result in tracker.update_all(frame)]
+        return self.tracker.update_all(frame) if self.tracker.target_count else []
+
+
+def _pixels(mask: Mask, frame: np.ndarray) -> np.ndarray:
+    """(H, W) bool of the whole frame; what lies outside is left out."""
+    height, width = frame.shape[:2]
+    whole = np.zeros((height, width), bool)
+    top, left = max(mask.y, 0), max(mask.x, 0)
+    rows, columns = max(height - top, 0), max(width - left, 0)
+    part = mask.pixels[top - mask.y :, left - mask.x :][:rows, :columns]
+    whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return whole
 
 
 def start_box(region: Region) -> BoxTuple:
@@ -91,7 +97,8 @@ class VotTracker:
 
     The toolkit makes one object in a process of its own and calls ``init`` and ``update`` with an image path (or with a
     dictionary of channels), the new targets and properties. A target is ``(region, properties)``, a region x, y, w, h or a
-    list of corners or an (H, W) mask; the answer is a list of such pairs, one per target in the order in which they came.
+    list of corners or an (H, W) mask; the answer is a list of such pairs, one per target in the order in which they came. To
+    a mask a tracker of masks answers with masks (uint8, 0 and 1), all else is answered with x, y, w, h.
     """
 
     multiobject = True
@@ -108,26 +115,44 @@ class VotTracker:
             number = int(seed)
         except ValueError:
             raise InputError(f"arg_seed = {seed!r} is not a whole number") from None
-        self._targets = Targets(partial(load, tracker, weights=weights, device=device, seed=number))
+        self._targets = Targets(load(tracker, weights=weights, device=device, seed=number))
+        self._are_masks: list[bool] = []  # of each target
 
-    def init(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[BoxTuple, dict[str, float]]]:
-        """Start with the targets ``new`` in ``frame``; answers their boxes."""
-        boxes = self._boxes(new)
-        if not boxes:
+    def init(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[State, dict[str, float]]]:
+        """Start with the targets ``new`` in ``frame``; answers where they are."""
+        regions = _regions(new)
+        if not regions:
             raise InputError("the toolkit gave no target to start with")
-        self._targets.start(_native_image(frame), boxes)
-        return [(box, {}) for box in boxes]
+        image = _native_image(frame)
+        self._targets.start(image, regions)
+        self._are_masks = []
+        return self._began(image, regions)
 
-    def update(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[BoxTuple, dict[str, float]]]:
+    def update(self, frame: Any, new: Any = None, properties: Any = None) -> list[tuple[State, dict[str, float]]]:
         """The targets in the next frame, and the targets ``new`` that start in it."""
-        image, boxes = _native_image(frame), self._boxes(new)
-        states = [(_floats(r.box_unclipped), {"confidence": _confidence(r)}) for r in self._targets.update(image)]
-        self._targets.join(image, boxes)
-        return [*states, *((box, {}) for box in boxes)]
+        image, regions = _native_image(frame), _regions(new)
+        states: list[tuple[State, dict[str, float]]] = []
+        for result, is_mask in zip(self._targets.update(image), self._are_masks, strict=True):
+            state = (
+                result.mask.astype(np.uint8) if is_mask and result.mask is not None else _floats(result.box_unclipped)
+            )
+            states.append((state, {"confidence": _confidence(result)}))
+        self._targets.join(image, regions)
+        return [*states, *self._began(image, regions)]
 
-    def _boxes(self, new: Any) -> list[BoxTuple]:
-        pairs = [new] if isinstance(new, tuple) else list(new or [])
-        return [start_box(_native_region(region)) for region, _ in pairs]
+    def _began(self, image: np.ndarray, regions: list[Region]) -> list[tuple[State, dict[str, float]]]:
+        """What is said of targets in their first frame: where the toolkit says they are."""
+        states: list[tuple[State, dict[str, float]]] = []
+        for region in regions:
+            self._are_masks.append(isinstance(region, Mask) and self._targets.tracker.gives_masks)
+            is_mask = self._are_masks[-1] and isinstance(region, Mask)
+            states.append((_pixels(region, image).astype(np.uint8) if is_mask else start_box(region), {}))  # type: ignore[arg-type]
+        return states
+
+
+def _regions(new: Any) -> list[Region]:
+    pairs = [new] if isinstance(new, tuple) else list(new or [])
+    return [_native_region(region) for region, _ in pairs]
 
 
 def _floats(box: Sequence[float]) -> BoxTuple:
@@ -180,7 +205,7 @@ def serve(
     that no tracker can be started with, and :class:`VideoError` for an image that cannot be read; the client is told the reason.
     """
     trax = _trax()
-    targets = Targets(partial(load, tracker, weights=weights, device=device, seed=seed))
+    targets = Targets(load(tracker, weights=weights, device=device, seed=seed))
     image, region = trax.Image, trax.Region
     server = trax.Server(
         [region.RECTANGLE, region.POLYGON, region.MASK],
@@ -206,15 +231,22 @@ def serve(
 def _reply(trax: Any, targets: Targets, request: Any) -> list[tuple[Any, dict[str, float]]]:
     """States of all targets after one request, in the order in which they came."""
     frame = _trax_image(trax, request.image)  # (H, W, 3)
-    boxes = [start_box(_trax_region(trax, region)) for region, _ in request.objects or ()]
+    regions = [_trax_region(trax, region) for region, _ in request.objects or ()]
     if request.type == trax.TraxStatus.INITIALIZE:
-        targets.start(frame, boxes)
+        targets.start(frame, regions)
         results = []
     else:
         results = targets.update(frame)
-        targets.join(frame, boxes)
+        targets.join(frame, regions)
     states = [(_trax_state(trax, r), {"confidence": _confidence(r)}) for r in results]
-    return [*states, *((trax.Rectangle.create(*box), {}) for box in boxes)]
+    return [*states, *((_trax_start(trax, r, targets.tracker.gives_masks), {}) for r in regions)]
+
+
+def _trax_start(trax: Any, region: Region, gives_masks: bool) -> Any:
+    """What is said of a target in its first frame: where the client says it is."""
+    if gives_masks and isinstance(region, Mask):
+        return _trax_mask(trax, region)
+    return trax.Rectangle.create(*start_box(region))
 
 
 def _trax() -> Any:
@@ -265,7 +297,11 @@ def _trax_region(trax: Any, region: Any) -> Region:
 def _trax_state(trax: Any, result: Result) -> Any:
     if result.mask is None:
         return trax.Rectangle.create(*_floats(result.box_unclipped))
-    part = crop_mask(Mask(0, 0, result.mask))
+    return _trax_mask(trax, Mask(0, 0, result.mask))
+
+
+def _trax_mask(trax: Any, mask: Mask) -> Any:
+    part = crop_mask(mask)
     if part.pixels.size == 0:
         return trax.Rectangle.create(0, 0, 0, 0)  # TraX has no empty mask
     return trax.Mask.create(np.ascontiguousarray(part.pixels, dtype=np.uint8), x=part.x, y=part.y)

@@ -3,7 +3,8 @@
 A score map is the cross-correlation of a (D, H, W) feature map with a (D, kh, kw) filter, zero padded by k // 2: for even k it
 is one cell larger than the feature map; spec/dimp-atom.md §4.3. Because there is a single output channel, one product
 features (cells × D) · filter (D × kh·kw) followed by adding kh·kw shifted maps needs no unfolded copy of the features; the
-adjoint is the transposed product with the unfolded residuals. That is several times faster than a convolution here.
+adjoint is the transposed product with the unfolded residuals. That is several times faster than a convolution here. A bank of
+filters is wide enough for a convolution, which then is the faster one on the same channels-last features.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Samples:
         """I, the number of samples of each sequence."""
         return self.cells.shape[1]
 
+    @property
+    def maps(self) -> Tensor:
+        """(S, I, D, H, W), channels-last in memory."""
+        return self.cells.unflatten(2, self.size).permute(0, 1, 4, 2, 3)
+
 
 def score_size(size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
     """(H', W') of the score map: one more than the features' side for an even kernel."""
@@ -43,7 +50,11 @@ def score_size(size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int
 
 
 def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
-    """Scores of every sample: ``weights`` (S, D, kh, kw) -> (S, I, H', W')."""
+    """Scores of every sample: ``weights`` (S, D, kh, kw) -> (S, I, H', W'); banks (S, M, D, kh, kw) -> (S, I, M, H', W')."""
+    if weights.dim() == 5:
+        padding = (weights.shape[-2] // 2, weights.shape[-1] // 2)
+        pairs = zip(samples.maps, weights, strict=True)
+        return torch.stack([F.conv2d(maps, bank, padding=padding) for maps, bank in pairs])
     sequences, count, cells, _ = samples.cells.shape
     kernel = (weights.shape[-2], weights.shape[-1])
     taps = weights.flatten(2).flip(-1).transpose(1, 2)  # (S, kh·kw, D); flipped, because fold scatters
@@ -55,8 +66,12 @@ def apply_filter(samples: Samples, weights: Tensor) -> Tensor:
 
 
 def apply_adjoint(samples: Samples, residuals: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Adjoint of :func:`apply_filter` in the filter: ``residuals`` (S, I, H', W') -> (S, D, kh, kw)."""
+    """Adjoint of :func:`apply_filter` in the filter: ``residuals`` (S, I, H', W') -> (S, D, kh, kw); of banks likewise."""
     sequences, channels = len(residuals), samples.cells.shape[-1]
+    if residuals.dim() == 5:
+        size, padding = (residuals.shape[2], channels, *kernel), (kernel[0] // 2, kernel[1] // 2)
+        pairs = zip(samples.maps, residuals, strict=True)
+        return torch.stack([conv2d_weight(maps, size, r, padding=padding) for maps, r in pairs])
     taps = _patches(residuals, kernel) @ samples.cells.flatten(1, 2)  # (S, kh·kw, D)
     return taps.flip(1).transpose(1, 2).reshape(sequences, channels, *kernel)
 

@@ -40,11 +40,11 @@ class InstanceL2Norm(nn.Module):
 
 
 def feature_head(
-    channels_in: int, channels_out: int, blocks: int, filter_size: int, normalise: bool = True
+    channels_in: int, channels_out: int, blocks: int, filter_size: int, normalise: bool = True, stride: int = 1
 ) -> nn.Sequential:
     """Residual blocks, a 3×3 convolution and the instance norm with σ = √(1 / (D·k·k)); keys are the positions in the list."""
     layers: list[nn.Module] = [BasicBlock(channels_in, channels_in) for _ in range(blocks)]
-    layers.append(nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False))
+    layers.append(nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False))
     if normalise:
         layers.append(InstanceL2Norm(math.sqrt(1 / (channels_out * filter_size * filter_size))))
     head = nn.Sequential(*layers)
@@ -155,7 +155,7 @@ class FitResult:
     """Outcome of :func:`steepest_descent`."""
 
     weights: Tensor
-    """(S, D, kh, kw)"""
+    """(S, D, kh, kw), or banks (S, M, D, kh, kw)"""
     losses: list[float]
     """Loss at every iterate, N + 1 numbers, if asked for; else empty."""
     iterates: list[Tensor]
@@ -176,7 +176,8 @@ def steepest_descent(
 ) -> FitResult:
     """w ← w - τ·α·g with the α that minimises the quadratic model along g (§4.4); ``regularisation`` is λ of ½λ‖w‖².
 
-    ``loss(scores, weights)`` is evaluated at every iterate when given.
+    ``weights`` (S, D, kh, kw), or banks of M filters (S, M, D, kh, kw), which have one α together; then all score maps
+    below are (S, I, M, H', W'). ``loss(scores, weights)`` is evaluated at every iterate when given.
     """
     kernel = (weights.shape[-2], weights.shape[-1])
     losses: list[float] = []
@@ -187,11 +188,11 @@ def steepest_descent(
             losses.append(float(loss(scores, weights).detach()))
         residual, curvature = objective.linearise(scores)
         gradient = apply_adjoint(samples, residual, kernel) + regularisation * weights  # (S, D, kh, kw)
-        norm = gradient.square().sum(dim=(1, 2, 3))  # (S,)
+        norm = gradient.square().flatten(1).sum(dim=1)  # (S,)
         change = apply_filter(samples, gradient)  # (S, I, H', W')
         denominator = curvature(change) + (regularisation + alpha_eps) * norm
         alpha = norm / denominator.clamp(min=1e-8)
-        step = (step_factor * alpha)[:, None, None, None]
+        step = (step_factor * alpha).view(-1, *[1] * (weights.dim() - 1))
         weights, scores = weights - step * gradient, scores - step * change  # scores are linear in the filter
         if keep_iterates:
             iterates.append(weights)
@@ -490,8 +491,8 @@ class PrDiMPOptimiser(_LearnedSteps):
         return NewtonObjective(density, _weights_or_even(sample_weight, samples), self.softmax_reg)
 
 
-class HingeResiduals(nn.Module):
-    """Holds the one learned number of SuperDiMP-simple under its published key."""
+class RidgeResiduals(nn.Module):
+    """Holds the learned λ of the residual λ·w under its published key."""
 
     def __init__(self, init_filter_reg: float) -> None:
         super().__init__()
@@ -508,12 +509,19 @@ class SimpleOptimiser(FilterOptimiser):
         init_filter_reg: float = 0.1,
         hinge_threshold: float = 0.05,
         activation_leak: float = 0.1,
+        learned_reg: bool = True,
     ) -> None:
         super().__init__()
         self.stride, self.hinge_threshold, self.activation_leak = stride, hinge_threshold, activation_leak
-        self.residual_module = HingeResiduals(init_filter_reg)
+        self.fixed_reg = None if learned_reg else init_filter_reg
+        if learned_reg:
+            self.residual_module = RidgeResiduals(init_filter_reg)
 
     def regularisation(self) -> Tensor:
+        if self.fixed_reg is not None:
+            return torch.tensor(
+                self.fixed_reg**2, dtype=torch.float64
+            )  # a scalar takes the others' precision and device
         return torch.square(self.residual_module.filter_reg)
 
     def objective(

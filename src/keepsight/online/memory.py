@@ -1,6 +1,7 @@
 """The bounded memory of training samples: features, boxes, weights; spec/dimp-atom.md §7.7.
 
 With a confidence for every sample (KeepTrack): spec/keeptrack-rts-lwl.md §3.6, α there is the weight here and β the confidence.
+With encoded masks as targets (LWL, RTS): §6.3 there.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class MemoryConfig:
     """The first frame's samples together never weigh less than this, and are then never replaced; 0 turns both off."""
     confidence_threshold: float | None = None
     """Samples weigh by age times confidence, and not at all if their confidence is below this; None: by age alone."""
+    equal_second: bool = False
+    """The first sample after the first frame weighs as much as that one ('lower_init_weight')."""
     erase_low_confidence: bool = True
     """A confidence below the threshold counts as 0 also when the next sample to replace is looked for."""
 
@@ -53,6 +56,7 @@ def next_weights(
     rate: float,
     min_init_weight: float,
     confidence: np.ndarray | None = None,
+    equal_second: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Weights after one insertion, and the slot it goes to; §7.7.
 
@@ -71,7 +75,9 @@ def next_weights(
         weights[:] = 0
         weights[0] = 1
         return weights, 0
-    if previous is None:  # the new sample ends slightly below the rate: quirk Q13
+    if previous is None and equal_second:
+        weights[slot] = 1
+    elif previous is None:  # the new sample ends slightly below the rate: quirk Q13
         weights /= 1 - rate
         weights[slot] = rate
     elif confidence is None or slot != previous:
@@ -91,7 +97,7 @@ class SampleMemory:
     cells: Tensor
     """(1, M, H·W, D) features, channels last."""
     targets: Tensor
-    """(M, 1, 4) boxes xywh in crop pixels, or (M, 1, H', W') dense labels."""
+    """(M, 1, 4) boxes xywh in crop pixels, (M, 1, H', W') dense labels, or (M, 1, 2, F, H, W) encoded masks and weights."""
     weights: np.ndarray
     """(M,) float64, sum 1; 0 in free slots."""
     map_size: tuple[int, int]
@@ -123,14 +129,16 @@ class SampleMemory:
         return cls(config, cells, kept, weights, samples.size, count, count, confidence=confidence)
 
     def insert(self, cells: Tensor, target: Tensor, *, hard_negative: bool = False, confidence: float = 1.0) -> int:
-        """Store one sample: ``cells`` (H·W, D), ``target`` (1, 4) or (1, H', W'). Returns the slot it went to.
+        """Store one sample: ``cells`` (H·W, D), ``target`` (1, 4), (1, H', W') or (1, 2, F, H, W). Returns its slot.
 
         ``confidence``: at least 0, not limited to 1; only read if the memory has a threshold.
         """
         rate = self.config.hard_negative_learning_rate if hard_negative else self.config.learning_rate
+        cfg = self.config
         self.weights, slot = next_weights(
-            self.weights, self.stored, self.initial, self.previous, rate, self.config.min_init_weight, self.confidence
-        )
+            self.weights, self.stored, self.initial, self.previous, rate, cfg.min_init_weight, self.confidence,
+            cfg.equal_second,
+        )  # fmt: skip
         self.cells[0, slot], self.targets[slot] = cells, target
         if self.confidence is not None:
             # the published tracker erases low ones at the next solve, which follows every insertion (quirk Q7)

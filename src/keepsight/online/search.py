@@ -26,13 +26,20 @@ class View:
     scale: float
     """Image pixels per crop pixel."""
     side: int
-    """Side of the square crop in pixels."""
+    """Side of the square crop in pixels, or the width of one that has ``height``."""
+    height: int | None = None
+    """Height of a crop that is not square."""
+
+    @property
+    def middle(self) -> Pair:
+        """(row, column) of the crop's centre in crop pixels."""
+        return ((self.side if self.height is None else self.height) - 1) / 2, (self.side - 1) / 2
 
     def to_crop(self, pos: Pair, size: Pair) -> Box:
         """State -> box (x, y, w, h) in crop pixels."""
         h, w = size[0] / self.scale, size[1] / self.scale
-        centre_y = (pos[0] - self.pos[0]) / self.scale + (self.side - 1) / 2
-        centre_x = (pos[1] - self.pos[1]) / self.scale + (self.side - 1) / 2
+        centre_y = (pos[0] - self.pos[0]) / self.scale + self.middle[0]
+        centre_x = (pos[1] - self.pos[1]) / self.scale + self.middle[1]
         return Box(centre_x - (w - 1) / 2, centre_y - (h - 1) / 2, w, h)
 
     def to_image(self, box: Sequence[float], half_pixel_bias: bool) -> tuple[Pair, Pair]:
@@ -42,14 +49,13 @@ class View:
         """
         x, y, w, h = box
         bias = 0.0 if half_pixel_bias else 0.5
-        row = (y + h / 2 - bias - (self.side - 1) / 2) * self.scale + self.pos[0]
-        col = (x + w / 2 - bias - (self.side - 1) / 2) * self.scale + self.pos[1]
+        row = (y + h / 2 - bias - self.middle[0]) * self.scale + self.pos[0]
+        col = (x + w / 2 - bias - self.middle[1]) * self.scale + self.pos[1]
         return (row, col), (h * self.scale, w * self.scale)
 
     def point_to_image(self, row: float, col: float) -> Pair:
         """Crop pixel coordinates -> image pixel coordinates."""
-        half = (self.side - 1) / 2
-        return (row - half) * self.scale + self.pos[0], (col - half) * self.scale + self.pos[1]
+        return (row - self.middle[0]) * self.scale + self.pos[0], (col - self.middle[1]) * self.scale + self.pos[1]
 
     @property
     def search_area(self) -> Box:
@@ -58,8 +64,11 @@ class View:
         return Box(self.pos[1] - extent / 2, self.pos[0] - extent / 2, extent, extent)
 
 
-def initial_scale(size: Pair, search_area_scale: float, side: int) -> float:
-    """Image pixels per crop pixel so that the search region is ``search_area_scale`` times the target (geometric mean)."""
+def initial_scale(size: Pair, search_area_scale: float, side: float) -> float:
+    """Image pixels per crop pixel so that the search region is ``search_area_scale`` times the target (geometric mean).
+
+    ``side`` of the crop in pixels; of one that is not square, the geometric mean of its sides.
+    """
     return math.sqrt(size[0] * size[1] * search_area_scale**2) / side
 
 
@@ -78,8 +87,25 @@ def clamp_position(pos: Pair, size: Pair, frame_size: tuple[int, int], inside_ra
 
 
 def centring_offset(feature_cells: int, filter_size: int, scale: float, side: int) -> float:
-    """Shift of the sampling centre that puts the target on a score cell; 0 for all published sizes; §7.5."""
+    """Shift of the sampling centre that puts the target on a score cell; §7.5. Of boxes' trackers, 0 for all published sizes."""
     return ((feature_cells + filter_size) % 2) * scale * side / (2 * feature_cells)
+
+
+def pulled_inside(
+    pos: Pair, scale: float, sample_size: tuple[int, int], frame_size: tuple[int, int]
+) -> tuple[float, tuple[int, int]]:
+    """Scale and content shift (rows, columns; crop pixels) that bring the first frame's crop into the frame.
+
+    Crops in the mode ``inside_major`` follow the same rule in :func:`~keepsight.images.sample_patch`; this one is for the
+    first frame, whose crop is cut from a larger patch; spec/keeptrack-rts-lwl.md §6.1.
+    """
+    scale /= max(1.0, min(scale * s / f for s, f in zip(sample_size, frame_size, strict=True)))
+    shift = []
+    for p, s, f in zip(pos, sample_size, frame_size, strict=True):
+        size = scale * s
+        low, high = p - (size - 1) / 2, p + size / 2 + 1
+        shift.append(math.trunc(-(max(0.0, -low) - max(0.0, high - f)) / scale))
+    return scale, (shift[0], shift[1])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..images import check_frame
 from ..online import snapshot
 from ..online.densities import Densities
 from ..online.localise import NOT_FOUND, UNCERTAIN
+from ..online.masks import box_slices, check_mask, tight_box
 from ..online.presence import Calibration
 from ..online.state import Candidate, Result, Status
 
@@ -55,7 +56,8 @@ class Tracker(ABC, Generic[TargetT]):
     """Keeps sight of one or several targets: ``init(frame, box)``, then ``update(frame)`` for every later frame.
 
     A frame is RGB uint8 (H, W, 3), numpy or torch; grey (H, W) frames are repeated to three channels, the alpha channel of
-    (H, W, 4) is dropped. A box is (x, y, w, h) in pixels, top-left corner first.
+    (H, W, 4) is dropped. A box is (x, y, w, h) in pixels, top-left corner first. A mask is (H, W), bool or integers that are
+    0 outside the target.
     """
 
     session_type: Any
@@ -69,23 +71,61 @@ class Tracker(ABC, Generic[TargetT]):
     # --- the public loop ---------------------------------------------------------------------------------------------
 
     def init(
-        self, frame: Any, box: Sequence[float] | None = None, *, boxes: Sequence[Sequence[float]] | None = None
+        self,
+        frame: Any,
+        box: Sequence[float] | None = None,
+        *,
+        mask: Any = None,
+        boxes: Sequence[Sequence[float]] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> None:
-        """Start on ``frame`` with the target's ``box``, or several targets' ``boxes``; forgets earlier targets.
+        """Start on ``frame`` with the target's ``box`` or ``mask``, or several targets' ``boxes`` or ``masks``; forgets others.
 
-        Raises :class:`InputError` for a frame or box that cannot be used (the tracker is then unchanged).
+        Of a mask, a tracker of boxes takes the tight box. Box and mask may both be given: trackers of masks then learn from the
+        mask and take place and size from the box; entries of ``masks`` beside ``boxes`` may be None.
+
+        Raises :class:`InputError` for a frame, box or mask that cannot be used (the tracker is then unchanged).
         """
-        if (box is None) == (boxes is None):
-            raise InputError("give either box=(x, y, w, h) or boxes=[(x, y, w, h), ...]")
         image = check_frame(frame)
         height, width = image.shape[:2]
-        given = [box] if box is not None else list(boxes or ())
-        if not given:
-            raise InputError("boxes is empty; give at least one (x, y, w, h)")
-        checked = [check_box(b, height, width) for b in given]
+        checked = _check_start(height, width, box, mask, boxes, masks)
         with torch.inference_mode():
-            targets = self._start(image, checked)
+            targets = self._start_with(image, *checked)
         self._session = Session((height, width), targets)
+
+    def add(
+        self,
+        frame: Any,
+        box: Sequence[float] | None = None,
+        *,
+        mask: Any = None,
+        boxes: Sequence[Sequence[float]] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> None:
+        """More targets, behind those that are there, given as in :meth:`init`.
+
+        ``frame``: the one that ``update_all`` or ``init`` was called with last. Of trackers of masks, a new target takes its
+        pixels from the others. Raises :class:`StateError` before ``init``, and :class:`InputError` as ``init``.
+        """
+        session = self._current()
+        image = self._check_next(frame)
+        checked = _check_start(*session.frame_size, box, mask, boxes, masks)
+        with torch.inference_mode():
+            new = self._start_with(image, *checked)
+            self._make_room(session.targets, new)
+        session.targets.extend(new)
+
+    def _check_next(self, frame: Any) -> np.ndarray:
+        """A frame of the video that is being followed."""
+        session = self._current()
+        image = check_frame(frame)
+        height, width = image.shape[:2]
+        if (height, width) != session.frame_size:
+            raise InputError(
+                f"the frame is {width}×{height} but the video began with {session.frame_size[1]}×{session.frame_size[0]}; "
+                "resize the frame to the first one's size, or call init again with a box in the new frame"
+            )
+        return image
 
     def update(self, frame: Any) -> Result:
         """The target in the next frame. Raises :class:`StateError` before ``init`` or when there are several targets."""
@@ -101,17 +141,11 @@ class Tracker(ABC, Generic[TargetT]):
         """
         start = time.perf_counter()
         session = self._current()
-        image = check_frame(frame)
-        height, width = image.shape[:2]
-        if (height, width) != session.frame_size:
-            raise InputError(
-                f"the frame is {width}×{height} but the video began with {session.frame_size[1]}×{session.frame_size[0]}; "
-                "resize the frame to the first one's size, or call init again with a box in the new frame"
-            )
+        image = self._check_next(frame)
         with torch.inference_mode():
             outcomes = self._advance(image, session.targets)
         spent = (time.perf_counter() - start) * 1000 / len(outcomes)
-        return [self._result(o, height, width, spent) for o in outcomes]
+        return [self._result(o, *session.frame_size, spent) for o in outcomes]
 
     def reset(self) -> None:
         """Forget all targets; the next call must be ``init``."""
@@ -171,6 +205,18 @@ class Tracker(ABC, Generic[TargetT]):
         """Whether results say what every peak of the score map is (``Result.candidates``)."""
         return False
 
+    @property
+    def gives_masks(self) -> bool:
+        """Whether results have a mask, and :meth:`probabilities` something to say."""
+        return False
+
+    def probabilities(self) -> list[np.ndarray]:
+        """Of each target, the probability (H, W) float32 of every pixel of the last frame to belong to it.
+
+        Raises :class:`InputError` for trackers of boxes (see :attr:`gives_masks`), :class:`StateError` before ``init``.
+        """
+        raise InputError(f"{self.name} answers with boxes; use a tracker of masks such as 'rts50'")
+
     def densities(self) -> list[Densities]:
         """Predicted densities of each target in the last frame.
 
@@ -183,6 +229,13 @@ class Tracker(ABC, Generic[TargetT]):
     @abstractmethod
     def _start(self, frame: np.ndarray, boxes: list[Box]) -> list[TargetT]:
         """Learn the targets from the first frame, uint8 (H, W, 3)."""
+
+    def _start_with(self, frame: np.ndarray, boxes: list[Box], masks: list[np.ndarray | None]) -> list[TargetT]:
+        """As :meth:`_start`, with the (H, W) bool masks that were given; trackers of masks override it."""
+        return self._start(frame, boxes)
+
+    def _make_room(self, targets: list[TargetT], new: list[TargetT]) -> None:
+        """Called when ``new`` targets join others; trackers of masks take the new ones' pixels from them."""
 
     @abstractmethod
     def _advance(self, frame: np.ndarray, targets: list[TargetT]) -> list[Outcome]:
@@ -228,6 +281,39 @@ class Tracker(ABC, Generic[TargetT]):
             mask=outcome.mask,
             presence_probability=None if self._calibration is None else self._calibration(presence),
         )
+
+
+def _check_start(
+    height: int,
+    width: int,
+    box: Sequence[float] | None,
+    mask: Any,
+    boxes: Sequence[Sequence[float]] | None,
+    masks: Sequence[Any] | None,
+) -> tuple[list[Box], list[np.ndarray | None]]:
+    """What ``init`` and ``add`` are given -> a box and, if there is one, a mask (H, W) bool of each target."""
+    several = boxes is not None or masks is not None
+    if several == (box is not None or mask is not None):
+        raise InputError("give either box=(x, y, w, h) or mask=..., or boxes=[...] or masks=[...] for several targets")
+    given_masks = [mask] if not several else [] if masks is None else list(masks)
+    given_boxes = [box] if not several else [] if boxes is None else list(boxes)
+    if several and boxes is not None and masks is not None and len(boxes) != len(masks):
+        raise InputError(f"there are {len(boxes)} boxes and {len(masks)} masks; give one of each per target")
+    if several and not given_boxes and not given_masks:
+        raise InputError("boxes or masks is empty; give at least one (x, y, w, h), or one mask")
+    count = max(len(given_boxes), len(given_masks))
+    checked_masks = [None if m is None else check_mask(m, height, width) for m in given_masks or [None] * count]
+    checked = []
+    for b, m in zip(given_boxes or [None] * count, checked_masks, strict=True):
+        if b is None and m is None:
+            raise InputError("a target has neither box nor mask; give one of them")
+        inside = check_box(tight_box(m) if b is None else b, height, width)  # type: ignore[arg-type]
+        if b is not None and m is not None and not m[box_slices(inside)].any():
+            raise InputError(
+                f"the mask has no pixel in the box {tuple(b)}; give the two of the same target, or one of them"
+            )
+        checked.append(inside)
+    return checked, checked_masks
 
 
 def presence_from_score(score: float, midpoint: float) -> float:

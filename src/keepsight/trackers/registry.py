@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,17 @@ from ..errors import InputError, WeightsError, nearest_names
 from ..models.atom import AtomLiteNet, AtomNet, AtomNetConfig, atom_config_from_constructor, atom_network
 from ..models.dimp import DiMPNet, DiMPNetConfig, config_from_constructor, network_config
 from ..models.keeptrack import KeepTrackNet, KeepTrackNetConfig, keeptrack_config_from_constructor, lite_config
+from ..models.rts_lite import RTSLiteNet, RTSLiteNetConfig
+from ..models.segmentation import (
+    SEGMENTATION_NETWORKS,
+    LWLNetConfig,
+    RTSNet,
+    RTSNetConfig,
+    STANet,
+    STANetConfig,
+    segmentation_config_from_constructor,
+    segmentation_network,
+)
 from ..online.presence import Calibration, read_calibration, weights_sum
 from ..weights import (
     Constructor,
@@ -30,13 +42,15 @@ from ..weights import (
     read_any,
     recognise,
     strip_module_prefix,
+    used_tensors,
     weights_folder,
 )
 from ..weights.catalog import FOLDER_VARIABLE
 from ..weights.catalog import entry as catalog_entry
 from ..weights.store import HEADER_KEY
-from . import atom, dimp, dimp_lite, keeptrack
+from . import atom, dimp, dimp_lite, keeptrack, lwl, rts, rts_lite
 from .base import Tracker
+from .sta import BoxToMask
 
 RANDOM = "random"
 DEFAULT = "default"
@@ -58,6 +72,10 @@ class _Part:
     """Network configuration that these weights were published with."""
     build_net: Callable[[Any], nn.Module]
     """The network of a configuration, with fresh parameters."""
+    optional: bool = False
+    """The tracker can do without it, and is built with None if the weights are not here."""
+    instead: str | None = None
+    """Name of weights that do where its own are not here."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +92,13 @@ class _Entry:
     """The tracker around its network, or networks: (networks.., device, seed)."""
     second: _Part | None = None
     """Another network that it needs."""
+    instead: str | None = None
+    """Name of weights that do where its own are not here."""
 
     @property
     def parts(self) -> tuple[_Part, ...]:
         """All networks, the base tracker's first."""
-        first = _Part(self.weights, self.default_config, self.build_net)
+        first = _Part(self.weights, self.default_config, self.build_net, instead=self.instead)
         return (first,) if self.second is None else (first, self.second)
 
 
@@ -107,7 +127,24 @@ def _entries() -> dict[str, _Entry]:
         matcher = _Part(lite_kept.association.matcher, lite_config, KeepTrackNet)
         build = partial(keeptrack.KeepTrackLiteTracker, name, lite_kept)
         entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, build, matcher)
+    for name, learnt in lwl.presets().items():
+        net, config = segmentation_network(learnt.weights)
+        entries[name] = _Entry(learnt.weights, type(config), net, partial(lwl.LWLTracker, name, learnt))
+    for name, robust in rts.presets().items():
+        build = partial(rts.RTSTracker, name, robust)
+        second, instead = _box_to_mask(robust.box_network), None if name == "rts50" else "rts50"
+        entries[name] = _Entry(robust.weights, RTSNetConfig, RTSNet, build, second, instead)
+    for name, small in rts_lite.presets().items():
+        masks = _Part(small.masks.weights, RTSLiteNetConfig, RTSLiteNet)
+        build = partial(rts_lite.RTSLiteTracker, name, small)
+        entries[name] = _Entry("dimp-lite", dimp_lite.LiteNetConfig, dimp_lite.LiteNet, build, masks)
     return entries
+
+
+def gives_masks(name: str) -> bool:
+    """Whether the tracker ``name`` (one of :func:`tracker_names`) answers with masks, before it is loaded."""
+    kind: type[Tracker] = _entries()[name].build.func  # type: ignore[attr-defined]
+    return kind.gives_masks is not Tracker.gives_masks
 
 
 def tracker_names() -> tuple[str, ...]:
@@ -142,6 +179,7 @@ def load(
     reads: _Reads = {}
     name, entry, given = _asked(name, weights, reads)
     fitted = None if calibration is None else _find_calibration(name, calibration)
+    nets: list[nn.Module | None]
     if isinstance(given, str):
         used = RANDOM
         with torch.random.fork_rng(devices=[]):
@@ -149,9 +187,12 @@ def load(
             nets = [part.build_net(part.default_config()) for part in entry.parts]
     else:
         paths = _files(name, entry, given, reads)
-        nets = [_loaded(name, part, path, reads.pop(path, None)) for part, path in zip(entry.parts, paths, strict=True)]
-        used = "" if fitted is None else weights_sum(*paths)
-    tracker = entry.build(*(net.eval().requires_grad_(False) for net in nets), chosen, seed)
+        nets = [
+            None if path is None else _loaded(name, part, path, reads.pop(path, None))
+            for part, path in zip(entry.parts, paths, strict=True)
+        ]
+        used = "" if fitted is None else weights_sum(*(path for path in paths if path is not None))
+    tracker = entry.build(*(net and net.eval().requires_grad_(False) for net in nets), chosen, seed)
     tracker.calibration = fitted  # refuses that of another tracker
     if fitted is not None and fitted.weights_sha256 not in ("", used):
         raise InputError(
@@ -159,6 +200,33 @@ def load(
             "whose confidences mean something else; run keepsight eval and keepsight calibrate with them"
         )
     return tracker
+
+
+def load_box_to_mask(
+    weights: str | Path | None = None, *, device: str | torch.device = "auto", seed: int = 0
+) -> BoxToMask:
+    """The network that makes masks of boxes, STA, ready for ``mask(frame, box)``.
+
+    ``weights``: None for those of that name (``keepsight weights list`` shows them), a file, or ``"random"``. Raises as
+    :func:`load`.
+    """
+    chosen, part = choose_device(device), _box_to_mask(rts.RTSConfig().box_network)
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = part.build_net(part.default_config())
+    else:
+        net = _loaded(part.weights, part, box_to_mask_file(weights), None)
+    return BoxToMask(net.eval().requires_grad_(False), chosen)  # type: ignore[arg-type]
+
+
+def box_to_mask_file(weights: str | Path | None = None) -> Path:
+    """The file that :func:`load_box_to_mask` reads."""
+    return find_weights(rts.RTSConfig().box_network) if weights is None else Path(weights).expanduser()
+
+
+def _box_to_mask(weights: str) -> _Part:
+    return _Part(weights, STANetConfig, STANet, optional=True)  # masks can be given, too
 
 
 def weights_files(name: str, weights: Given = None) -> tuple[Path, ...]:
@@ -171,7 +239,7 @@ def weights_files(name: str, weights: Given = None) -> tuple[Path, ...]:
     name, entry, given = _asked(name, weights, reads)
     if isinstance(given, str):
         raise InputError(f"weights are {RANDOM!r}, which are in no file")
-    return _files(name, entry, given, reads)
+    return tuple(path for path in _files(name, entry, given, reads) if path is not None)
 
 
 def _asked(name: str, weights: Given, reads: _Reads) -> tuple[str, _Entry, tuple[Path, ...] | str]:
@@ -207,8 +275,11 @@ def _given(weights: Given) -> tuple[Path, ...] | str:
     return RANDOM
 
 
-def _files(name: str, entry: _Entry, given: tuple[Path, ...], reads: _Reads) -> tuple[Path, ...]:
-    """The weights file of each of the tracker's networks; a file that is given takes the place of the one it is for."""
+def _files(name: str, entry: _Entry, given: tuple[Path, ...], reads: _Reads) -> tuple[Path | None, ...]:
+    """The weights file of each of the tracker's networks; a file that is given takes the place of the one it is for.
+
+    None for an optional network that is not here.
+    """
     parts, known = entry.parts, dict[int, Path]()
     for path in given:
         place = 0 if len(given) == len(parts) == 1 else _place(name, parts, path, reads)
@@ -239,11 +310,16 @@ def _needs(parts: tuple[_Part, ...]) -> str:
     return " and ".join(part.weights for part in parts)
 
 
-def _find(name: str, parts: tuple[_Part, ...], place: int, beside: Path | None) -> Path:
+def _find(name: str, parts: tuple[_Part, ...], place: int, beside: Path | None) -> Path | None:
     """The file of a network that was not given."""
     try:
         return find_weights(parts[place].weights, beside)
     except WeightsError as error:
+        if parts[place].optional:
+            return None
+        if (other := parts[place].instead) is not None:
+            with suppress(WeightsError):
+                return find_weights(other, beside)
         if len(parts) == 1:
             raise
         raise WeightsError(
@@ -293,7 +369,7 @@ def read_network(
     Raises :class:`WeightsError` if the file is for another kind of network than ``default``.
     """
     read = read or read_any(path)
-    tensors = strip_module_prefix(read.tensors)
+    tensors = used_tensors(read.tensors)
     if HEADER_KEY in read.metadata:
         header = parse_header(read.metadata, path)
         config = _config_from_header(type(default), header, path)
@@ -330,6 +406,12 @@ def _published_config(tensors: Mapping[str, Tensor], constructor: Constructor | 
             default = keeptrack_config_from_constructor(constructor.fun_name, constructor.kwds)
         has_backbone = any(name.startswith("feature_extractor.") for name in tensors)
         return default if has_backbone else dataclasses.replace(default, backbone=None)
+    if isinstance(default, LWLNetConfig):
+        if constructor is not None:
+            default = segmentation_config_from_constructor(type(default), constructor.fun_name, constructor.kwds)
+        if recognise(tensors) == "rts50_concat_variant":
+            default = dataclasses.replace(default, fusion="concat")
+        return default
     if isinstance(default, AtomNetConfig) and recognise(tensors) == "atom_resnet50":
         return dataclasses.replace(default, backbone="resnet50")
     return default
@@ -376,9 +458,21 @@ def _family(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, Callable[[An
     if recognise(tensors) == "keep_track":
         lite = keeptrack.KeepTrackLiteConfig().association.matcher
         return "keeptrack", KeepTrackNet, lite_config() if name == lite else KeepTrackNetConfig()
-    if "classifier" not in {key.partition(".")[0] for key in tensors}:
+    parts = {key.partition(".")[0] for key in tensors}
+    if recognise(tensors) == "rts-lite":
+        return "rts-lite", RTSLiteNet, RTSLiteNetConfig()
+    if "target_model" in parts:
+        build, default = segmentation_network(name)
+        return "segmentation", build, default
+    if "classifier" not in parts:
         return "atom", AtomNet, atom_network(name)
     return "dimp", DiMPNet, network_config(name)
+
+
+# Layouts that :func:`recognise` tells -> the network; LWL's stages have equal tensors, and trackers use the second.
+_OTHER_NAMES = {
+    "lwl_stage1 or lwl_stage2": "lwl_stage2", "rts50_boxinit_variant": "rts50", "rts50_concat_variant": "rts50"
+}  # fmt: skip
 
 
 def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | None) -> str:
@@ -388,7 +482,8 @@ def _published_name(tensors: Mapping[str, Tensor], constructor: Constructor | No
         raise WeightsError("no known network has these tensors; see `keepsight weights info FILE`")
     if found in ("atom", "atom_resnet50"):
         return "atom"
-    if found == "keep_track":
+    found = _OTHER_NAMES.get(found, found)
+    if found == "keep_track" or found in SEGMENTATION_NETWORKS:
         return found
     if found == "dimp50 or super_dimp":
         if constructor is None:

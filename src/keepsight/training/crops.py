@@ -20,10 +20,11 @@ Array = npt.NDArray[np.float64]
 _MAX_COPY = 2**21  # larger padded regions are sampled directly, not copied first
 
 
-def jitter_box(box: Array, scale: float, centre: float, rng: np.random.Generator) -> Array:
+def jitter_box(box: Array, scale: float, centre: float | Array, rng: np.random.Generator) -> Array:
     """Boxes (..., 4) xywh with random size and place, each on its own; §6.2.
 
-    ``scale``: standard deviation of ln w and ln h. ``centre``: range of the shift in units of √(w·h) of the new size.
+    ``scale``: standard deviation of ln w and ln h. ``centre``: range of the shift in units of √(w·h) of the new size, or the
+    ranges (x, y).
     """
     box = np.asarray(box, dtype=np.float64)
     size = box[..., 2:] * np.exp(scale * rng.standard_normal((*box.shape[:-1], 2)))

@@ -16,7 +16,8 @@ from .batch import Batch, Losses
 from .data import VALIDATION, Source
 
 if TYPE_CHECKING:
-    from .recipes import AnyRecipe, AssociationRecipe, Recipe, WeightedSet
+    from .recipe import WeightedSet
+    from .recipes import AnyRecipe, AssociationRecipe, Recipe, RTSLiteRecipe, SegmentationRecipe
 
 AMP = ("none", "bf16", "fp16")
 
@@ -148,25 +149,36 @@ def job_of(
     recipe names none; it is made if it is not there (None: made, and not kept).
     Raises :class:`InputError` and :class:`WeightsError` for data and weights that are not here.
     """
-    from .processing import collate_bytes
-    from .recipes import AssociationRecipe
+    from ..datasets.training_sets import open_training_set
+    from .processing import Processing, collate_bytes
+    from .recipes import AssociationRecipe, RTSLiteRecipe, SegmentationRecipe
+    from .sampler import GroupSampler
+    from .segmentation import MaskProcessing, MaskSampler, collate_masks
 
     if isinstance(recipe, AssociationRecipe):
         return _association_job(recipe, data_root, seed, candidates)
+    kinds: tuple[Any, Any, Any] = (GroupSampler, Processing, collate_bytes)
+    if isinstance(recipe, (SegmentationRecipe, RTSLiteRecipe)):
+        kinds = (MaskSampler, MaskProcessing, collate_masks)
+    draws, process, collate = kinds
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = recipe.build_network(weights=fresh)
     optimiser = recipe.build_optimiser(net)
-    processing = recipe.data.processing
-    source = Source(*_samples(recipe, recipe.data.train, processing, data_root), collate_bytes, seed)
+    data = recipe.data
+
+    def sampler(sets: tuple[WeightedSet, ...]) -> Any:
+        return draws([open_training_set(s.name, data_root) for s in sets], [s.weight for s in sets], data.sampler)
+
+    source = Source(sampler(data.train), process(data.processing), collate, seed)
     validation = None
-    if recipe.data.validation:
-        parts = _samples(recipe, recipe.data.validation, processing.validation(), data_root)
-        validation = Source(*parts, collate_bytes, seed, VALIDATION)
+    if data.validation:
+        judged = process(data.processing.validation())
+        validation = Source(sampler(data.validation), judged, collate, seed, VALIDATION)
     return Job(
         recipe.name, recipe.to_dict(), net, recipe.build_objective(), optimiser, recipe.set_learning_rates, recipe.train_mode,
-        source, recipe.data.batch_size, recipe.data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
-        recipe.data.validation_samples, recipe.validate_every, weights_header(recipe),
+        source, data.batch_size, data.samples_per_epoch, recipe.epochs, recipe.optim.clip_norm, validation,
+        data.validation_samples, recipe.validate_every, weights_header(recipe),
     )  # fmt: skip
 
 
@@ -212,19 +224,27 @@ def association_header(recipe: AssociationRecipe, data: tuple[str, ...]) -> dict
     return _with_origin(header, words, recipe)
 
 
-def weights_header(recipe: Recipe) -> dict[str, Any]:
+def weights_header(recipe: Recipe | SegmentationRecipe | RTSLiteRecipe) -> dict[str, Any]:
     """``family``, ``preset`` (the published network's name), ``config`` and ``source`` for the weights file, and the licence
     and the origin of the weights that training begins with, where these have a header."""
     from ..models.atom import AtomNetConfig
     from ..models.lite import LiteNetConfig
+    from ..models.rts_lite import RTSLiteNetConfig
+    from ..models.segmentation import LWLNetConfig
+    from .recipe import RANDOM
 
-    preset = recipe.name.removesuffix("-debug")
+    preset = recipe.name.removesuffix("-debug").removesuffix("_corrected")
     published = {"superdimp": "super_dimp", "superdimp_simple": "super_dimp_simple", "dimp_lite": "dimp-lite"}
+    published["rts_lite"] = "rts-lite"
     preset = published.get(preset, preset)
-    families = {AtomNetConfig: "atom", LiteNetConfig: "lite"}
-    family = families.get(type(recipe.network), "dimp")
+    families = {AtomNetConfig: "atom", LiteNetConfig: "lite", RTSLiteNetConfig: "rts-lite"}
+    family = "segmentation" if isinstance(recipe.network, LWLNetConfig) else families.get(type(recipe.network), "dimp")
     header: dict[str, Any] = {"family": family, "preset": preset, "config": asdict(recipe.network)}
     words = ["data " + ", ".join(s.name for s in recipe.data.train), f"began with {recipe.init}"]
+    if isinstance(recipe.network, RTSLiteNetConfig):
+        words[-1] = f"backbone {recipe.init}"
+        if recipe.start != RANDOM:
+            words.insert(1, f"went on from {Path(recipe.start).name}")
     return _with_origin(header, words, recipe)
 
 
@@ -238,15 +258,3 @@ def _with_origin(header: dict[str, Any], words: list[str], recipe: AnyRecipe) ->
             header["licence"] = start.licence
             words[-1] += f" ({start.source})"
     return {**header, "source": "; ".join(words)}
-
-
-def _samples(
-    recipe: Recipe, sets: tuple[WeightedSet, ...], processing: Any, root: str | Path | None
-) -> tuple[Any, Any]:
-    """Sampler and processing."""
-    from ..datasets.training_sets import open_training_set
-    from .processing import Processing
-    from .sampler import GroupSampler
-
-    opened = [open_training_set(s.name, root) for s in sets]
-    return GroupSampler(opened, [s.weight for s in sets], recipe.data.sampler), Processing(processing)

@@ -197,6 +197,16 @@ def lovasz_loss(logits: Tensor, mask: Tensor, per_image: bool = False) -> Tensor
     return (errors * torch.diff(jaccard, prepend=jaccard.new_zeros(1))).sum()
 
 
+def jaccard(logits: Tensor, mask: Tensor) -> Tensor:
+    """Region similarity |A & B| / |A | B| of every mask, DAVIS's J (spec of LWL §5): (..., H, W) -> (...); no gradient.
+
+    A pixel is foreground from a probability of one half on; two empty masks are alike, 1.
+    """
+    a, b = logits.detach() > 0, mask > 0.5
+    union = (a | b).sum(dim=(-2, -1))
+    return torch.where(union > 0, (a & b).sum(dim=(-2, -1)) / union.clamp(min=1), 1.0)
+
+
 def matching_nll(
     log_assignment: Tensor, assignment: Tensor, matches0: Tensor, matches1: Tensor, balancing: float = 0.5
 ) -> tuple[Tensor, Tensor, Tensor]:

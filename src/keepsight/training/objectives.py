@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import iou
@@ -18,8 +19,10 @@ from ..errors import InputError
 from ..models.keeptrack import KeepTrackNet, Spots
 from ..models.lite import cell_of
 from ..models.overlap import TrainingOutput
+from ..models.segmentation import LWLBoxNet, LWLNet, RTSNet
 from ..nn.association import mutual_matches
-from ..nn.precision import at_least_float32
+from ..nn.correlation import Samples, apply_filter
+from ..nn.precision import at_least_float32, full_precision
 from ..nn.target_filter import gaussian_label
 from .association import KINDS, AssociationBatch
 from .batch import Batch, Losses
@@ -30,7 +33,9 @@ from .losses import (
     classification_accuracy,
     grid_kl,
     iou_mse,
+    jaccard,
     lb_hinge,
+    lovasz_loss,
     matching_metrics,
     matching_nll,
     sinkhorn_row_norm,
@@ -88,13 +93,8 @@ class _TargetModelObjective(ABC):
         )
         box, statistics = _box_loss(self.box_loss, out, batch)
         each = [self.classifier_loss(scores, batch) for scores in out.scores]  # initial filter, every step, final
-        parts = {
-            "box": self.box_weight * box,
-            "classifier": self.final_weight * each[-1],
-            "classifier_initial": self.initial_weight * each[0],
-        }
-        if len(each) > 2:
-            parts["classifier_iterations"] = self.iteration_weight * torch.stack(each[1:-1]).mean()
+        weights = (self.initial_weight, self.iteration_weight, self.final_weight)
+        parts = {"box": self.box_weight * box, **_iterates(each, *weights)}
         if batch.test_label is not None:
             statistics["accuracy"] = classification_accuracy(out.scores[-1], batch.test_label).mean()
         return _losses(parts, statistics, batch)
@@ -239,6 +239,159 @@ class AssociationObjective:
             predicted = mutual_matches(z, net.config.match_threshold).index0
             recall, precision = matching_metrics(predicted, m0)
             return positive, negative, recall, precision, sinkhorn_row_norm(z), batch.kinds[rows]
+
+
+# --- masks (spec/keeptrack-rts-lwl.md §4.6, 5, 8) ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskObjective:
+    """LWL: the Lovász loss of the masks of all test frames together, decoded with a filter that is fitted to the train frame."""
+
+    mask_weight: float = 100.0
+    """Factor of the Lovász loss."""
+    cross_entropy_weight: float = 0.0
+    """Factor of the mean binary cross-entropy of all pixels, beside it. Published: none. From random weights the Lovász loss
+    alone first draws all pixels to a probability of one half, from where small runs do not return."""
+    refits: int = 0
+    """Steps by which the filter is fitted further after each test frame but the last, with the mask predicted there: 2 in the
+    paper. 0: as the published code, whose two steps had no effect on any output (quirk Q9)."""
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``mask`` (and ``cross_entropy``); statistics ``jaccard``, the mean over the test frames."""
+        if not isinstance(net, LWLNet):
+            raise InputError("this objective needs LWL's network; use an lwl recipe")
+        logits = _mask_logits(net, *_layers(net, batch), batch, self.refits)
+        masks = _need(batch, "test_masks")
+        return _losses(*_mask_loss(logits, masks, self.mask_weight, self.cross_entropy_weight), batch)
+
+
+@dataclass(frozen=True)
+class BoxMaskObjective:
+    """LWL's box initialisation: the Lovász loss of the train frame's mask, predicted from the box."""
+
+    mask_weight: float = 10.0
+    """Factor of the Lovász loss."""
+    cross_entropy_weight: float = 0.0
+    """Factor of the mean binary cross-entropy of all pixels, beside it. Published: none."""
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``mask`` (and ``cross_entropy``); statistics ``jaccard``."""
+        if not isinstance(net, LWLBoxNet):
+            raise InputError("this objective needs LWL's network with its box encoder; use the recipe lwl_boxinit")
+        masks = _need(batch, "train_masks")
+        size = (masks.shape[-2], masks.shape[-1])
+        layers = net.extract(batch.train_images.flatten(0, 1))
+        encoding = net.box_encoding(net.target_features(layers["layer3"]), batch.train_boxes.flatten(0, 1), size)
+        logits = net.decode(encoding, layers, size).view(masks.shape)
+        return _losses(*_mask_loss(logits, masks, self.mask_weight, self.cross_entropy_weight), batch)
+
+
+@dataclass(frozen=True)
+class RTSObjective(MaskObjective):
+    """RTS: LWL's, and the hinge loss of the classifier's scores of the test frames, whose encoding joins the mask's (§8)."""
+
+    mask_weight: float = 10.0
+    """Factor of the Lovász loss."""
+    final_weight: float = 100.0
+    """Factor of the classification loss of the final filter: η = 10 of the paper, times that of the masks."""
+    initial_weight: float = 100.0
+    """Factor of the classification loss of the initialiser's filter."""
+    iteration_weight: float = 400.0
+    """Factor of the mean classification loss of the iterates between."""
+    hinge_threshold: float = 0.05
+    """Labels below this are background: their scores are only pushed down to 0."""
+
+    def __call__(self, net: nn.Module, batch: Batch) -> Losses:
+        """Losses ``mask`` (and ``cross_entropy``), ``classifier``, ``classifier_initial``, ``classifier_iterations``; statistics
+        ``jaccard``, ``accuracy``."""
+        if not isinstance(net, RTSNet):
+            raise InputError("this objective needs RTS's network; use an rts recipe")
+        label = _need(batch, "test_label")
+        train, test = _layers(net, batch)
+        scores = _classifier_scores(net, train["layer3"], test["layer3"], batch)
+        logits = _mask_logits(net, train, test, batch, self.refits, scores[-1])
+        masks = _need(batch, "test_masks")
+        parts, statistics = _mask_loss(logits, masks, self.mask_weight, self.cross_entropy_weight)
+        each = [lb_hinge(s, label, self.hinge_threshold) for s in scores]
+        parts |= _iterates(each, self.initial_weight, self.iteration_weight, self.final_weight)
+        statistics["accuracy"] = classification_accuracy(scores[-1], label).mean()
+        return _losses(parts, statistics, batch)
+
+
+def _layers(net: LWLNet, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The backbone's layers of the train and of the test frames, frame-major rows (I·S, C, H, W)."""
+    return net.extract(batch.train_images.flatten(0, 1)), net.extract(batch.test_images.flatten(0, 1))
+
+
+def _mask_logits(
+    net: LWLNet,
+    train: dict[str, Tensor],
+    test: dict[str, Tensor],
+    batch: Batch,
+    refits: int,
+    scores: Tensor | None = None,
+) -> Tensor:
+    """Logits (I, S, H, W) of the test frames; ``scores`` (I, S, H', W') of RTS's classifier. Gradients do not run through a
+    predicted mask that the filter is fitted to."""
+    groups, size = len(batch), (batch.test_images.shape[-2], batch.test_images.shape[-1])
+    features = net.target_features(train["layer3"]).unflatten(0, (-1, groups))  # (1, S, D, h, w)
+    judged = net.target_features(test["layer3"]).unflatten(0, (-1, groups))  # (I, S, D, h, w)
+    labels, weights = net.label_encoder(_need(batch, "train_masks"))  # (1, S, M, h, w) each
+    bank = net.fit_filter(net.zero_filter(groups), features, labels, weights, net.config.iterations)
+
+    def decoded(first: int, last: int) -> Tensor:
+        """Logits of the frames ``first`` to ``last`` - 1."""
+        encoding = net.apply_filter(bank, judged[first:last])
+        if scores is not None and isinstance(net, RTSNet):
+            encoding = net.fuse(encoding, scores[first:last])
+        rows = {name: maps[first * groups : last * groups] for name, maps in test.items()}
+        return net.decode(encoding, rows, size).view(last - first, groups, *size)
+
+    if not refits:
+        return decoded(0, len(judged))
+    logits = [decoded(0, 1)]
+    for i in range(1, len(judged)):
+        found = net.label_encoder(torch.sigmoid(logits[-1]).detach())
+        features = torch.cat((features, judged[i - 1 : i]))
+        labels, weights = torch.cat((labels, found.labels)), torch.cat((weights, found.weights))
+        bank = net.fit_filter(bank, features, labels, weights, refits)
+        logits.append(decoded(i, i + 1))
+    return torch.cat(logits)
+
+
+def _classifier_scores(net: RTSNet, train: Tensor, test: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+    """Scores (I, S, H', W') of the test frames' ``layer3`` by the initial filter and the filter after every step."""
+    known, judged = (
+        at_least_float32(net.classifier_features(f)).unflatten(0, (-1, len(batch))) for f in (train, test)
+    )  # (I, S, D, h', w') each
+    with full_precision(known):
+        initial = net.classifier.filter_initializer(known, batch.train_boxes.to(known.dtype))  # (S, D, k, k)
+        label = _need(batch, "train_label").to(known.dtype)
+        fit = net.classifier.filter_optimizer(
+            initial, Samples.from_maps(known), label, None, net.config.iterations, keep_iterates=True
+        )
+        samples = Samples.from_maps(judged)
+        return tuple(apply_filter(samples, weights).transpose(0, 1) for weights in fit.iterates)
+
+
+def _mask_loss(
+    logits: Tensor, masks: Tensor, weight: float, cross_entropy_weight: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parts and statistics of masks (I, S, H, W)."""
+    logits = at_least_float32(logits)
+    parts = {"mask": weight * lovasz_loss(logits, masks)}
+    if cross_entropy_weight:
+        parts["cross_entropy"] = cross_entropy_weight * F.binary_cross_entropy_with_logits(logits, masks)
+    return parts, {"jaccard": jaccard(logits, masks).mean()}
+
+
+def _iterates(each: list[Tensor], initial: float, between: float, final: float) -> dict[str, Tensor]:
+    """The weighted losses of the initial filter's scores, of those between (their mean), and of the final one's."""
+    parts = {"classifier": final * each[-1], "classifier_initial": initial * each[0]}
+    if len(each) > 2:
+        parts["classifier_iterations"] = between * torch.stack(each[1:-1]).mean()
+    return parts
 
 
 Objective = LiteObjective | AtomObjective | DiMPObjective | PrDiMPObjective | SuperDiMPObjective

@@ -162,32 +162,15 @@ class GroupSampler:
         c = self.config
         sequence = chosen[index]
         train, test = draw_frames(self._usable_frames(chosen, sequence), chosen.is_video, c, rng)
-        other, is_video, negative = sequence, chosen.is_video, False
+        other = sequence
         if c.mode == "pairs" and c.negative_probability and rng.random() < c.negative_probability:
             other_set = self._pick_set(rng)
             other_index = int(rng.integers(len(other_set)))
-            negative = other_set is not chosen or other_index != index
-            if negative:
+            if other_set is not chosen or other_index != index:
                 other = other_set[other_index]
                 seen = _seen(other)
                 test = [int(f) for f in rng.choice(seen, size=c.n_test)]
-        if negative:
-            found, tested = _read(sequence, train, c.masks), _read(other, test, c.masks)
-        else:  # frames that are drawn twice are read once
-            found = tested = _read(sequence, train + test, c.masks)
-        label = f"{chosen.name}/{sequence.name} train {_numbers(train)} test "
-        label += f"{other.dataset}/{other.name} {_numbers(test)}" if negative else _numbers(test)
-        return Group(
-            train_images=[found.images[f] for f in train],
-            test_images=[tested.images[f] for f in test],
-            train_boxes=np.asarray(sequence.boxes[train], dtype=np.float64),
-            test_boxes=np.asarray(other.boxes[test], dtype=np.float64),
-            train_masks=None if found.masks is None else [found.masks[f] for f in train],
-            test_masks=None if tested.masks is None else [tested.masks[f] for f in test],
-            is_video=is_video,
-            identity=label,
-            is_negative=negative,
-        )
+        return read_group(chosen, sequence, train, test, other, masks=c.masks)
 
     def _usable_frames(self, chosen: TrainingSet, sequence: Sequence) -> npt.NDArray[np.bool_]:
         """(N,) visible frames; raises :class:`Unusable` if the object is too short or seen too little."""
@@ -199,13 +182,17 @@ class GroupSampler:
         visible = visible_frames(sequence)[: len(sequence)]
         if not visible.any():
             raise Unusable("never visible")
-        if chosen.is_video:
-            if len(sequence) < c.min_length:
-                raise Unusable(f"fewer than {c.min_length} frames")
-            wanted = c.visible_factor * (c.n_train + c.n_test)
-            if visible.sum() <= wanted:
-                raise Unusable(f"not more than {wanted:g} visible frames")
+        if chosen.is_video and len(sequence) < c.min_length:
+            raise Unusable(f"fewer than {c.min_length} frames")
+        self._check_visible(chosen, visible)
         return visible
+
+    def _check_visible(self, chosen: TrainingSet, visible: npt.NDArray[np.bool_]) -> None:
+        """Raises :class:`Unusable` for too few visible frames."""
+        c = self.config
+        wanted = c.visible_factor * (c.n_train + c.n_test) if chosen.is_video else 0
+        if visible.sum() <= wanted:
+            raise Unusable(f"not more than {wanted:g} visible frames" if wanted else "never visible")
 
 
 def draw_frames(
@@ -283,6 +270,40 @@ def _numbers(frames: list[int]) -> str:
     return ",".join(map(str, frames))
 
 
+def read_group(
+    chosen: TrainingSet,
+    sequence: Sequence,
+    train: list[int],
+    test: list[int],
+    other: Sequence | None = None,
+    *,
+    masks: bool,
+) -> Group:
+    """The drawn frames of ``sequence``, the test frames those of ``other`` for a negative. Frames drawn twice are read once.
+
+    Raises :class:`VideoError` for broken files and :class:`InputError` for boxes outside the image.
+    """
+    other = sequence if other is None else other
+    negative = other is not sequence
+    if negative:
+        found, tested = _read(sequence, train, masks), _read(other, test, masks)
+    else:
+        found = tested = _read(sequence, train + test, masks)
+    label = f"{chosen.name}/{sequence.name} train {_numbers(train)} test "
+    label += f"{other.dataset}/{other.name} {_numbers(test)}" if negative else _numbers(test)
+    return Group(
+        train_images=[found.images[f] for f in train],
+        test_images=[tested.images[f] for f in test],
+        train_boxes=np.asarray(sequence.boxes[train], dtype=np.float64),
+        test_boxes=np.asarray(other.boxes[test], dtype=np.float64),
+        train_masks=None if found.masks is None else [found.masks[f] for f in train],
+        test_masks=None if tested.masks is None else [tested.masks[f] for f in test],
+        is_video=chosen.is_video,
+        identity=label,
+        is_negative=negative,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Pictures:
     """Frame number -> what was read of it."""
@@ -292,7 +313,6 @@ class _Pictures:
 
 
 def _read(sequence: Sequence, frames: list[int], with_masks: bool) -> _Pictures:
-    """Each frame once. Raises :class:`VideoError` for broken files and :class:`InputError` for boxes outside the image."""
     images = {f: sequence.frames[f] for f in sorted(set(frames))}  # in order: videos decode forward
     for f, image in images.items():
         x, y, w, h = sequence.boxes[f]
@@ -304,18 +324,27 @@ def _read(sequence: Sequence, frames: list[int], with_masks: bool) -> _Pictures:
 
 
 def _read_masks(sequence: Sequence, images: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Frame -> (H, W) bool of this sequence's object (the first of its ``objects``)."""
-    known = sequence.annotation
-    assert known.masks is not None
-    target = known.objects[0] if known.objects else 1
+    """Frame -> (H, W) bool of this sequence's object."""
     masks = {}
     for f, image in images.items():
-        ids = known.masks[f]
-        if ids is None:
+        mask = read_mask(sequence, f)
+        if mask is None:
             raise Unusable("frame without a mask")
-        if ids.shape != image.shape[:2]:
-            raise InputError(
-                f"frame {f}: the mask is {ids.shape[::-1]}, the image {image.shape[1::-1]} (width, height)"
-            )
-        masks[f] = ids == target
+        check_mask_size(mask, image, f)
+        masks[f] = mask
     return masks
+
+
+def read_mask(sequence: Sequence, frame: int) -> npt.NDArray[np.bool_] | None:
+    """(H, W) pixels of this sequence's object, the first of its ``objects``; None where the frame has no mask."""
+    known = sequence.annotation
+    ids = None if known.masks is None else known.masks[frame]
+    return None if ids is None else ids == (known.objects[0] if known.objects else 1)
+
+
+def check_mask_size(mask: np.ndarray, image: np.ndarray, frame: int) -> None:
+    """Raises :class:`InputError` for a mask of another size than its image."""
+    if mask.shape != image.shape[:2]:
+        raise InputError(
+            f"frame {frame}: the mask is {mask.shape[::-1]}, the image {image.shape[1::-1]} (width, height)"
+        )

@@ -1,4 +1,4 @@
-"""Frames in, results out: video files, image folders, cameras and streams; annotated video and box files.
+"""Frames in, results out: video files, image folders, cameras and streams; annotated video, files of boxes and masks.
 
 Example::
 
@@ -10,6 +10,7 @@ Reading keeps one frame in memory at a time. OpenCV and PyAV are imported when t
 """
 
 from .box_files import BOX_COLUMNS, BoxWriter, read_boxes
+from .mask_files import MaskWriter
 from .readers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, read_image
 from .source import FrameSource, open_source
 from .writer import VideoWriter
@@ -21,6 +22,7 @@ __all__ = [
     "BoxWriter",
     "Frame",
     "FrameSource",
+    "MaskWriter",
     "VideoWriter",
     "open_source",
     "read_boxes",

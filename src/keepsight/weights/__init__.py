@@ -11,6 +11,7 @@ from .catalog import (
     find_weights,
     list_weights,
     recognise,
+    used_tensors,
     weights_folder,
 )
 from .pickle_reader import Constructor, ForeignCheckpoint, Inert, read_checkpoint
@@ -50,5 +51,6 @@ __all__ = [
     "recognise",
     "save_weights",
     "strip_module_prefix",
+    "used_tensors",
     "weights_folder",
 ]

@@ -52,6 +52,9 @@ class CatalogEntry:
 
 
 _RESNET50_DIMP = "dimp50 or super_dimp"
+_LWL = "lwl_stage1 or lwl_stage2"
+_RTS_WITH_BOX = "rts50_boxinit_variant"
+_BOX_PARTS = ("bbox_encoder", "segm_encoder")
 _ATOM = ("atom", "atom_resnet50")
 _ABLATED = ("atom_no_reference", "atom_concatenation", "atom_siamese", "atom_block3", "atom_block4")  # paper, Table 1
 
@@ -67,6 +70,13 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry("super_dimp", "super_dimp.pth.tar", MODEL_ZOO, (_RESNET50_DIMP,)),
     CatalogEntry("super_dimp_simple", "super_dimp_simple.pth.tar", MODEL_ZOO, ("super_dimp_simple",)),
     CatalogEntry("keep_track", "keep_track.pth.tar", MODEL_ZOO, ("keep_track",)),
+    CatalogEntry("lwl_stage1", "lwl_stage1.pth", MODEL_ZOO, (_LWL,)),
+    CatalogEntry("lwl_stage2", "lwl_stage2.pth", MODEL_ZOO, (_LWL,)),
+    CatalogEntry("lwl_boxinit", "lwl_boxinit.pth", MODEL_ZOO, ("lwl_boxinit",)),
+    CatalogEntry("sta", "sta.pth.tar", MODEL_ZOO, ("sta",)),
+    CatalogEntry("rts50", "rts50.pth", MODEL_ZOO, ("rts50", _RTS_WITH_BOX, "rts50_concat_variant")),
+    CatalogEntry("rts50_ytvos", None, "`keepsight train rts50_ytvos`: nobody published such weights", ("rts50",)),
+    CatalogEntry("rts-lite", None, "part of the keepsight package", ("rts-lite",), packaged=True),
     CatalogEntry("keeptrack-lite", None, "part of the keepsight package", ("keep_track",), packaged=True),
     CatalogEntry("atom", "atom_default.pth", MODEL_ZOO, _ATOM),
     CatalogEntry("atom_prob_ml", "atom_prob_ml", MODEL_ZOO, _ATOM),
@@ -215,7 +225,7 @@ def convert(
     if out.suffix != ".safetensors":
         raise WeightsError(f"--out {out} must end in .safetensors")
     read = read_any(path)
-    tensors = strip_module_prefix(read.tensors)
+    tensors = used_tensors(read.tensors)
     if name is not None:
         _check_architecture(entry(name), recognise(tensors), path)
     damaged = non_finite(tensors)
@@ -225,6 +235,18 @@ def convert(
     header = replace(header, source_file=path.name, source_sha256=_sha256(path))
     save_weights(out, tensors, header)
     return header
+
+
+def used_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a network here has; names without the ``module.`` of DataParallel.
+
+    One layout of RTS's file also carries a whole network from box to mask (``box_*``, ``bbox_encoder``, ``segm_encoder``; spec of
+    RTS §7.4). It is left out: RTS as published gets its first mask from STA, whose weights are a file of their own.
+    """
+    tensors = strip_module_prefix(tensors)
+    if recognise(tensors) != _RTS_WITH_BOX:
+        return tensors
+    return {n: t for n, t in tensors.items() if not n.startswith("box_") and n.partition(".")[0] not in _BOX_PARTS}
 
 
 def recognise(tensors: Mapping[str, Any]) -> str | None:
@@ -263,15 +285,17 @@ def _recognise_siamese(names: Mapping[str, tuple[int, ...]], parts: set[str]) ->
 
 
 def _recognise_segmentation(parts: set[str]) -> str:
+    if "hint_encoder" in parts:
+        return "rts-lite"
     if "box_target_model" in parts:
-        return "rts50_boxinit_variant"
+        return _RTS_WITH_BOX
     if "fusion_module" in parts:
         return "rts50_concat_variant"
     if "clf_encoder" in parts:
         return "rts50"
     if "target_model_segm" in parts:
         return "sta"
-    return "lwl_boxinit" if "box_label_encoder" in parts else "lwl_stage1 or lwl_stage2"
+    return "lwl_boxinit" if "box_label_encoder" in parts else _LWL
 
 
 def _recognise_dimp(names: Mapping[str, tuple[int, ...]], parts: set[str]) -> str | None:
