@@ -52,7 +52,12 @@ class Stages:
         located = dimp_lite.LiteTracker._advance
         self._whole = tracker._advance
         tracker._advance = self._frame
-        rts_lite.LiteTracker._advance = self._timed(located, STAGES[0])  # what super()._advance finds
+        timed = self._timed(located, STAGES[0])
+
+        def locate(self_: Any, *arguments: Any) -> Any:  # what super()._advance finds, of this tracker only
+            return (timed if self_ is tracker else located)(self_, *arguments)
+
+        rts_lite.LiteTracker._advance = locate
 
     def _timed(self, function: Callable[..., T], stage: str) -> Callable[..., T]:
         def call(*arguments: Any) -> T:

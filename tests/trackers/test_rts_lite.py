@@ -227,3 +227,75 @@ def test_saved_state_of_other_masks_is_refused(tmp_path) -> None:
     tracker.save_state(tmp_path / "state.safetensors")
     with pytest.raises(ks.StateError, match="settings"):
         make(train_skipping=5).load_state(tmp_path / "state.safetensors")
+
+
+# --- what the numbers come from -----------------------------------------------------------------------------------------
+
+
+def test_a_given_mask_is_kept_and_learnt():
+    with_mask, with_box = make(), make()
+    with_mask.init(FRAME, mask=TRUTH)
+    with_box.init(FRAME, box=(40, 30, 20, 24))
+    assert np.array_equal(with_mask.probabilities()[0] > 0.5, TRUTH)
+    assert not torch.equal(target_of(with_mask).masked.filter, target_of(with_box).masked.filter)
+
+
+def test_logits_depend_on_filter_and_hint_and_the_mask_moves_with_the_box():
+    tracker = make()
+    tracker.init(FRAME, mask=TRUTH)
+    target = target_of(tracker)
+    with torch.inference_mode():
+        usual, kept = tracker._look(FRAME, target).logits, target.masked.filter
+        target.masked.filter = kept + 1
+        assert not torch.equal(tracker._look(FRAME, target).logits, usual)
+        target.masked.filter, target.masked.probability = kept, torch.zeros_like(target.masked.probability)
+        assert not torch.equal(tracker._look(FRAME, target).logits, usual)
+        seen = []
+
+        def cut(probability, pos, view):
+            seen.append((pos, view.pos))
+            return RTSLiteTracker._cut(tracker, probability, pos, view)
+
+        tracker._cut = cut
+        target.pos = (target.pos[0] + 5, target.pos[1] - 3)
+        tracker._look(FRAME, target)
+    ((before, now),) = seen
+    assert np.subtract(now, before) == pytest.approx((5, -3))
+
+
+class OneLost(Scripted):
+    """Two targets of the same pixels; the second is lost."""
+
+    def _finish(self, target, view, maps, where):
+        outcome = super()._finish(target, view, maps, where)
+        second = len(self._current().targets) > 1 and target is self._current().targets[1]
+        return replace(outcome, flag=NOT_FOUND if second else NORMAL)
+
+
+def test_a_lost_target_takes_no_pixels_from_the_others():
+    tracker = make(OneLost)
+    tracker.init(FRAME, masks=[TRUTH, TRUTH])
+    for _ in range(3):
+        first, second = tracker.update_all(FRAME)
+        assert not second.mask.any()
+        assert (first.mask & TRUTH).sum() / (first.mask | TRUTH).sum() > 0.85
+
+
+def test_a_target_that_joins_takes_its_pixels():
+    tracker = make()
+    tracker.init(FRAME, mask=TRUTH)
+    half = TRUTH.copy()
+    half[:, 50:] = False
+    tracker.add(FRAME, mask=half)
+    old, new = (p > 0.5 for p in tracker.probabilities())
+    assert np.array_equal(new, half)
+    assert np.array_equal(old, TRUTH & ~half)
+
+
+def test_the_backbone_goes_where_the_network_goes():
+    net = RTSLiteNet(RTSLiteNetConfig(feature_dim=8, num_filters=4, decoder_dim=4))
+    with pytest.raises(ks.InputError, match="no backbone"):
+        net.extract(torch.zeros(1, 3, 81, 81))
+    net.attach(LiteNet())
+    net.to("meta")
+    assert {p.device.type for p in net._backbone[0].parameters()} == {"meta"}

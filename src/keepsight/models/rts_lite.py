@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..nn import segmentation as parts
 from ..nn.correlation import Samples
 from ..nn.efficientnet_lite import EfficientNetLite0
@@ -90,6 +91,11 @@ class RTSLiteNet(nn.Module):
         self.decoder.project = project
         self._backbone: tuple[EfficientNetLite0, ...] = ()  # in a tuple: no part of the state dict
 
+    def _apply(self, fn: Any, recurse: bool = True) -> RTSLiteNet:
+        self._backbone = tuple(part._apply(fn, recurse) for part in self._backbone)  # to the device with the rest
+        super()._apply(fn, recurse)
+        return self
+
     # --- features ----------------------------------------------------------------------------------------------------
 
     def attach(self, base: LiteNet) -> None:
@@ -101,6 +107,8 @@ class RTSLiteNet(nn.Module):
 
         ``backbone``: the base tracker's; None: the one that was attached. Cell j of a map of stride s lies at pixel s·j.
         """
+        if backbone is None and not self._backbone:
+            raise InputError("this network has no backbone of its own; attach one, or give the base tracker's")
         backbone = backbone or self._backbone[0]
         crops = crops.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():

@@ -149,6 +149,12 @@ class RTSLiteTracker(LiteTracker):
             target.masked = self._know(frame, target, mask)
         return targets
 
+    def _make_room(self, targets: list[LiteTarget], new: list[LiteTarget]) -> None:
+        """A new target takes its pixels from those that are there."""
+        for known in map(_masked, targets):
+            for other in map(_masked, new):
+                known.probability = known.probability * (1 - other.probability)
+
     def _know(self, frame: np.ndarray, target: LiteTarget, mask: np.ndarray | None) -> Masked:
         """Learn the target's pixels from its mask, or from the one that its box gives."""
         cfg, size = self.config.masks, (frame.shape[0], frame.shape[1])
@@ -198,7 +204,12 @@ class RTSLiteTracker(LiteTracker):
         found = super()._advance(frame, targets)
         size = frame.shape[0], frame.shape[1]
         looks = [self._look(frame, target) for target in targets]
-        logits = [_in_frame(look.logits, look.view, size) for look in looks]
+        logits = [
+            _in_frame(look.logits, look.view, size)
+            if outcome.flag != NOT_FOUND
+            else look.logits.new_full(size, OUTSIDE)  # a lost target competes for no pixel
+            for look, outcome in zip(looks, found, strict=True)
+        ]
         if len(targets) == 1:
             maps, masks = [logits[0].sigmoid()], [logits[0] > 0]
         else:
